@@ -1,0 +1,71 @@
+//! The settings of a lock, and their defaults.
+
+use crate::error::ConfigError;
+use crate::rules::MAX_LEASE_MS;
+
+/// How long a lease is good without a renewal, in ms. Short, so that the lock of a crashed holder
+/// is free again soon.
+pub const LEASE_DURATION_MS: u32 = 500;
+
+/// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing.
+pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
+
+/// How long a waiter pauses before it asks for the second time, in ms. Doubles from there.
+pub const INITIAL_BACKOFF_MS: u32 = 10;
+
+/// The longest pause of a waiter, in ms.
+pub const MAX_BACKOFF_MS: u32 = 1000;
+
+/// The settings of a [`CrossProcessStoreLock`](crate::CrossProcessStoreLock). All who contend for
+/// a key may have settings of their own: a record carries its lease length.
+///
+/// # Example
+///
+/// ```
+/// let patient = tab_lease::Config { lease_ms: 5000, heartbeat_ms: 500, ..Default::default() };
+/// assert!(patient.check().is_ok());
+/// assert!(tab_lease::Config { heartbeat_ms: 500, ..Default::default() }.check().is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// See [`LEASE_DURATION_MS`].
+    pub lease_ms: u32,
+    /// See [`EXTEND_LEASE_EVERY_MS`]. Must be shorter than the lease.
+    pub heartbeat_ms: u32,
+    /// See [`INITIAL_BACKOFF_MS`].
+    pub initial_backoff_ms: u32,
+    /// See [`MAX_BACKOFF_MS`].
+    pub max_backoff_ms: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lease_ms: LEASE_DURATION_MS,
+            heartbeat_ms: EXTEND_LEASE_EVERY_MS,
+            initial_backoff_ms: INITIAL_BACKOFF_MS,
+            max_backoff_ms: MAX_BACKOFF_MS,
+        }
+    }
+}
+
+impl Config {
+    /// Checks that these settings can work.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting at fault.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.lease_ms == 0 || self.lease_ms > MAX_LEASE_MS {
+            Err(ConfigError("lease_ms must be from 1 to 600000"))
+        } else if self.heartbeat_ms == 0 || self.heartbeat_ms >= self.lease_ms {
+            Err(ConfigError(
+                "heartbeat_ms must be at least 1 and shorter than lease_ms",
+            ))
+        } else if self.initial_backoff_ms == 0 {
+            Err(ConfigError("initial_backoff_ms must be at least 1"))
+        } else {
+            Ok(())
+        }
+    }
+}

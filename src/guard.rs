@@ -1,0 +1,165 @@
+//! A held lock: dropping the last guard releases it, [`lost`](CrossProcessStoreLockGuard::lost)
+//! resolves when it is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::error::{LeaseLost, LossReason};
+use crate::participant::Holding;
+use crate::platform::Clock;
+
+/// How a tenure stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Held,
+    /// Given up; the store has been told, as far as it could be.
+    Released,
+    Lost(LossReason),
+}
+
+/// One stretch of holding, shared by the guards of this process and the heartbeat.
+///
+/// The number of guards grows only under the lock's state mutex, where the heartbeat also decides
+/// to release; so a lease that is being released is never shared again.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    pub(crate) token: u64,
+    dirty: bool,
+    clock: Clock,
+    guards: AtomicUsize,
+    /// Microseconds on `clock` until which the lease is good, margin taken off.
+    good_until: AtomicU64,
+    phase: watch::Sender<Phase>,
+    /// The last guard was dropped: the heartbeat looks now, not at its next beat.
+    pub(crate) unused: Notify,
+}
+
+impl Tenure {
+    pub(crate) fn new(holding: Holding, good_until: Duration, clock: Clock) -> Arc<Self> {
+        let tenure = Self {
+            token: holding.token,
+            dirty: holding.dirty,
+            clock,
+            guards: AtomicUsize::new(0),
+            good_until: AtomicU64::new(0),
+            phase: watch::Sender::new(Phase::Held),
+            unused: Notify::new(),
+        };
+        tenure.extend(good_until);
+        Arc::new(tenure)
+    }
+
+    pub(crate) fn extend(&self, good_until: Duration) {
+        let us = u64::try_from(good_until.as_micros()).unwrap_or(u64::MAX);
+        self.good_until.store(us, Ordering::Release);
+    }
+
+    pub(crate) fn good_until(&self) -> Duration {
+        Duration::from_micros(self.good_until.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn finish(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        self.guards.load(Ordering::Acquire) > 0
+    }
+
+    /// One guard more. Only under the lock's state mutex.
+    pub(crate) fn guard(self: &Arc<Self>) -> CrossProcessStoreLockGuard {
+        if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
+            // Whoever waits for the release of an earlier guard need not wait any longer.
+            self.phase.send_replace(Phase::Held);
+        }
+        CrossProcessStoreLockGuard {
+            tenure: Arc::clone(self),
+        }
+    }
+}
+
+/// A held lock. It stays held, renewed by a heartbeat, for as long as one guard of this process
+/// lives, or until it is [lost](Self::lost).
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # use tab_lease::{CrossProcessStoreLock, MemoryStore};
+/// # let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+/// let guard = lock.spin_lock(None).await.unwrap();
+/// tokio::select! {
+///     lost = guard.lost() => panic!("stop writing: {lost}"),
+///     () = async { /* work on what the lock protects */ } => guard.release().await,
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct CrossProcessStoreLockGuard {
+    tenure: Arc<Tenure>,
+}
+
+impl CrossProcessStoreLockGuard {
+    /// The fencing token: a number below 2⁵³ that grows at every change of hands. Store it beside
+    /// what you write, and refuse writes with a lower one.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.tenure.token
+    }
+
+    /// Whether another holder had the lock since this process last did: then whatever is cached of
+    /// the protected data is out of date. All guards of one tenure say the same.
+    #[must_use]
+    pub fn dirty(&self) -> bool {
+        self.tenure.dirty
+    }
+
+    /// Whether the lease is still good, by this process's monotonic clock. Once `false`, it stays so.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        *self.tenure.phase.borrow() == Phase::Held
+            && self.tenure.clock.now() < self.tenure.good_until()
+    }
+
+    /// Resolves when the lease was lost while this guard still lives. What the lock protects must
+    /// not be written from then on.
+    pub async fn lost(&self) -> LeaseLost {
+        let mut phase = self.tenure.phase.subscribe();
+        let token = self.tenure.token;
+        loop {
+            if let Phase::Lost(reason) = *phase.borrow_and_update() {
+                return LeaseLost { token, reason };
+            }
+            if phase.changed().await.is_err() {
+                // The sender lives as long as this guard.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Drops the guard. If it was the last, resolves when the store has been told, so that whoever
+    /// asks next gets the lock. Never fails: a lease that the store could not be told about lapses
+    /// by itself.
+    pub async fn release(self) {
+        let tenure = Arc::clone(&self.tenure);
+        drop(self);
+        let mut phase = tenure.phase.subscribe();
+        while *phase.borrow_and_update() == Phase::Held && !tenure.is_used() {
+            if phase.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for CrossProcessStoreLockGuard {
+    fn drop(&mut self) {
+        if self.tenure.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tenure.unused.notify_one();
+        }
+    }
+}

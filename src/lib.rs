@@ -1,0 +1,45 @@
+//! Locks on leases kept in a backing store: exclusive, fenced, and released by themselves when the
+//! holder crashes or hangs.
+//!
+//! In browsers the store is IndexedDB and the contenders are tabs and workers of one origin (that
+//! is the npm package `tab-lease`); natively it is whatever implements [`BackingStore`]. One source
+//! runs on both.
+//!
+//! # Where things are
+//!
+//! - [`rules`]: the pure lease rules; every decision about a shared record.
+//! - [`participant`]: the pure tab side; what a holder may believe, when a waiter may take over.
+//! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
+//! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
+//! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
+//! - [`platform`]: the only place that knows which platform this is.
+//!
+//! # When not to use it
+//!
+//! For tasks of one process use an async mutex. In a browser, if a hung tab may block the others for
+//! as long as it hangs, and a tab that was suspended may go on writing when it wakes, then
+//! `navigator.locks` is simpler and costs no download.
+#![deny(missing_docs)]
+
+mod config;
+mod error;
+mod guard;
+mod heartbeat;
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+mod js;
+mod lock;
+pub mod participant;
+pub mod platform;
+pub mod rules;
+pub mod store;
+
+pub use config::{
+    Config, EXTEND_LEASE_EVERY_MS, INITIAL_BACKOFF_MS, LEASE_DURATION_MS, MAX_BACKOFF_MS,
+};
+pub use error::{ConfigError, LeaseLost, LockError, LossReason};
+pub use guard::CrossProcessStoreLockGuard;
+pub use lock::CrossProcessStoreLock;
+pub use store::BackingStore;
+#[cfg(target_arch = "wasm32")]
+pub use store::indexed_db::IndexedDbStore;
+pub use store::memory::MemoryStore;

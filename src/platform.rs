@@ -1,0 +1,189 @@
+//! Where the platforms differ: spawning, sleeping, clocks, randomness, and `Send`.
+//!
+//! Natively this is tokio, on wasm the browser's event loop. Everything else in the crate is one
+//! source for both.
+
+use std::time::Duration;
+
+pub use sys::{Clock, MaybeSend, MaybeSync, Spawner, sleep, wall_ms};
+
+/// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.
+///
+/// # Panics
+///
+/// If there is no source of randomness: without one, two tabs could not be told apart.
+#[must_use]
+pub fn random() -> u64 {
+    let bits = getrandom::u64().expect("the platform has a source of randomness");
+    bits % ((1 << 53) - (1 << 32))
+}
+
+/// Resolves when `clock` reaches `when`.
+pub async fn sleep_until(clock: Clock, when: Duration) {
+    sleep(when.saturating_sub(clock.now())).await;
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+mod sys {
+    use std::future::Future;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    /// `Send` where threads exist, nothing on wasm.
+    pub trait MaybeSend: Send {}
+    impl<T: Send + ?Sized> MaybeSend for T {}
+
+    /// `Sync` where threads exist, nothing on wasm.
+    pub trait MaybeSync: Sync {}
+    impl<T: Sync + ?Sized> MaybeSync for T {}
+
+    /// Starts tasks, also from a destructor that runs outside of the runtime.
+    #[derive(Clone, Debug)]
+    pub struct Spawner(tokio::runtime::Handle);
+
+    impl Spawner {
+        /// The runtime that the caller runs in.
+        #[must_use]
+        pub fn current() -> Self {
+            Self(tokio::runtime::Handle::current())
+        }
+
+        /// Starts a task of its own.
+        pub fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
+            drop(self.0.spawn(task));
+        }
+    }
+
+    /// Resolves after `duration`.
+    pub async fn sleep(duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// A monotonic clock that starts at zero. Follows tokio's virtual time when that is paused.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Clock(tokio::time::Instant);
+
+    impl Clock {
+        /// A clock that starts now.
+        #[must_use]
+        pub fn start() -> Self {
+            Self(tokio::time::Instant::now())
+        }
+
+        /// Time since the start.
+        #[must_use]
+        pub fn now(&self) -> Duration {
+            self.0.elapsed()
+        }
+
+        /// The smallest step of this clock, rounded up.
+        #[must_use]
+        pub fn granule() -> Duration {
+            Duration::from_millis(1)
+        }
+    }
+
+    /// Wall clock, ms since 1970. Never decides anything.
+    #[must_use]
+    pub fn wall_ms() -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis().try_into().unwrap_or(0))
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+mod sys {
+    use std::cell::Cell;
+    use std::future::Future;
+    use std::time::Duration;
+
+    use wasm_bindgen::prelude::*;
+
+    /// `Send` where threads exist, nothing on wasm.
+    pub trait MaybeSend {}
+    impl<T: ?Sized> MaybeSend for T {}
+
+    /// `Sync` where threads exist, nothing on wasm.
+    pub trait MaybeSync {}
+    impl<T: ?Sized> MaybeSync for T {}
+
+    /// Starts tasks on the event loop of this page or worker.
+    #[derive(Clone, Debug)]
+    pub struct Spawner(());
+
+    impl Spawner {
+        /// The event loop that the caller runs in.
+        #[must_use]
+        pub fn current() -> Self {
+            Self(())
+        }
+
+        /// Starts a task of its own.
+        pub fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
+            wasm_bindgen_futures::spawn_local(task);
+        }
+    }
+
+    /// Resolves after `duration`, rounded up to whole ms. Dropping it clears the timer.
+    pub async fn sleep(duration: Duration) {
+        // setTimeout takes 31 bits. Whoever sleeps longer than 24 days looks at the clock again.
+        let ms = duration.as_micros().div_ceil(1000).min(i32::MAX as u128);
+        gloo_timers::future::TimeoutFuture::new(ms as u32).await;
+    }
+
+    #[wasm_bindgen]
+    extern "C" {
+        type Performance;
+        // Windows and workers both have it; web-sys knows it only through one of the two.
+        #[wasm_bindgen(thread_local_v2, js_name = performance)]
+        static PERFORMANCE: Performance;
+        #[wasm_bindgen(method)]
+        fn now(this: &Performance) -> f64;
+    }
+
+    fn performance_now() -> f64 {
+        PERFORMANCE.with(Performance::now)
+    }
+
+    /// A monotonic clock that starts at zero.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Clock(f64);
+
+    impl Clock {
+        /// A clock that starts now.
+        #[must_use]
+        pub fn start() -> Self {
+            Self(performance_now())
+        }
+
+        /// Time since the start.
+        #[must_use]
+        pub fn now(&self) -> Duration {
+            let us = (performance_now() - self.0).max(0.0) * 1000.0;
+            Duration::from_micros(us as u64)
+        }
+
+        /// The smallest step of this clock, measured once. A clock that does not move while we
+        /// look (a couple of ms at most) is taken for the coarsest that browsers have: 100 ms,
+        /// where fingerprinting is resisted.
+        #[must_use]
+        pub fn granule() -> Duration {
+            thread_local!(static GRANULE: Cell<Option<Duration>> = const { Cell::new(None) });
+            GRANULE.get().unwrap_or_else(|| {
+                let start = performance_now();
+                let step = (0..20_000)
+                    .map(|_| performance_now() - start)
+                    .find(|step| *step > 0.0)
+                    .unwrap_or(100.0);
+                let granule = Duration::from_micros((step * 1000.0).ceil() as u64);
+                GRANULE.set(Some(granule));
+                granule
+            })
+        }
+    }
+
+    /// Wall clock, ms since 1970. Never decides anything.
+    #[must_use]
+    pub fn wall_ms() -> u64 {
+        js_sys::Date::now() as u64
+    }
+}

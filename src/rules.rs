@@ -1,0 +1,393 @@
+//! The lease rules: one record, one command, one pure function.
+//!
+//! Everything that tabs share about a lock name is one small [`Record`]. Every change of it is one
+//! [`Command`], decided by [`apply`] inside one atomic read-modify-write of a
+//! [`BackingStore`](crate::BackingStore). The function knows no clock, no store and no browser; no
+//! store decides anything.
+//!
+//! # Who changes what
+//!
+//! A record is *free* (no holder) or *held* by one [`Requester`]. A requester is a tab **and** a
+//! request of that tab: "same tab, so extend" would revive a lease that the tab has given away.
+//!
+//! | command | by | on | answer |
+//! |---|---|---|---|
+//! | take | anybody | no record, or free | held, token grown |
+//! | take | its holder | held | held, count grown |
+//! | take | another, with the proof that nothing moved for a whole lease | held | held, token grown |
+//! | take | another | held | waiting; joins the queue if it asked to |
+//! | renew | its holder, of that token | held | held, count grown |
+//! | renew | anybody else | anything | refused, nothing changes |
+//! | quit | its holder | held | free |
+//! | quit | anybody else | anything | leaves the queue |
+//!
+//! Expiry is judged by **observation**: a waiter that has seen one [`Sighting`] (epoch, token,
+//! count) for the record's whole lease length on its own monotonic clock says so, and the rule checks
+//! that the record is still that one. A holder bumps the count at every renewal, so a holder that
+//! renews is never seen standing still. No rule reads a wall clock: `since` is for people.
+
+use serde::{Deserialize, Serialize};
+
+/// The longest lease that a record may carry, in ms (ten minutes). A record that claims more is
+/// corrupt: believing it would wedge the lock for as long as it says.
+pub const MAX_LEASE_MS: u32 = 600_000;
+
+/// The format of [`Record`] that this code reads and writes.
+pub const FORMAT: u8 = 1;
+
+/// Numbers in a record stay below 2⁵³, so that JavaScript reads them exactly; the room above this
+/// bound is for the tokens and counts that are still to come.
+const MAX_NUMBER: u64 = (1 << 53) - (1 << 32);
+
+/// Who asks: a tab (or worker, or process), and one request of it. A request id is never used
+/// twice by a tab, starts at most once, and is spent when it starts or is given up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Requester {
+    /// The tab: the holder's name and a random part drawn anew in every tab.
+    pub tab: String,
+    /// The request, unique within the tab.
+    pub request: u64,
+}
+
+/// How a lease may be shared. Only exclusive leases exist so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// One holder at a time.
+    #[default]
+    Exclusive,
+}
+
+/// A request that was refused and asked to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Waiter {
+    /// Who waits.
+    pub who: Requester,
+    /// How it wants to hold.
+    pub mode: Mode,
+    /// The lease length that it will hold with, in ms.
+    pub len: u32,
+    /// Wall clock at which it joined, ms since 1970. For people; no rule reads it.
+    pub since: u64,
+}
+
+/// The holder before the present one (of a free record: the latest one).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Last {
+    /// Its tab.
+    pub tab: String,
+    /// The token that it held.
+    pub token: u64,
+}
+
+/// Everything that is shared about one lock name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// [`FORMAT`] of the code that wrote it.
+    pub format: u8,
+    /// Random id of this incarnation of the record. After a deletion tokens and counts may repeat;
+    /// epochs do not.
+    pub epoch: u64,
+    /// The fencing token: grows at every change of hands, survives release.
+    pub token: u64,
+    /// Grows at every command that was answered "yours": what observers watch.
+    pub count: u64,
+    /// Who holds; nobody when free.
+    pub holder: Option<Requester>,
+    /// How it is held.
+    pub mode: Mode,
+    /// Length of the current lease in ms.
+    pub len: u32,
+    /// Wall clock of the last change of hands, ms since 1970. For people; no rule reads it.
+    pub since: u64,
+    /// Who waits, in order of arrival. Empty when free.
+    pub queue: Vec<Waiter>,
+    /// Who held before.
+    pub last: Option<Last>,
+}
+
+/// A record that no rule can have written: another program's, or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease record is not one of ours: {0}")]
+pub struct Corrupt(pub &'static str);
+
+impl Record {
+    /// Checks what the types alone do not say. Every store calls it on what it read, before
+    /// [`apply`] sees it: a damaged record is an error, never a free lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] says which rule the record breaks.
+    pub fn check(&self) -> Result<(), Corrupt> {
+        let queued = |who: &Requester| self.queue.iter().filter(|w| w.who == *who).count();
+        if self.format != FORMAT {
+            Err(Corrupt("its format is of another version"))
+        } else if self.epoch.max(self.token).max(self.count) > MAX_NUMBER {
+            Err(Corrupt("a number is out of range"))
+        } else if self.len > MAX_LEASE_MS || self.queue.iter().any(|w| w.len > MAX_LEASE_MS) {
+            Err(Corrupt("a lease is longer than any may be"))
+        } else if self.holder.is_some() && self.len == 0 {
+            Err(Corrupt("it is held with no lease"))
+        } else if self.holder.is_none() && !self.queue.is_empty() {
+            Err(Corrupt("somebody waits for a free lock"))
+        } else if self.holder.as_ref().is_some_and(|h| queued(h) > 0)
+            || self.queue.iter().any(|w| queued(&w.who) > 1)
+        {
+            Err(Corrupt("a request stands in it twice"))
+        } else if self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.token > self.token)
+        {
+            Err(Corrupt("its token went backwards"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What an observer compares: equal sightings mean that nothing was renewed in between.
+    #[must_use]
+    pub fn sighting(&self) -> Sighting {
+        Sighting {
+            epoch: self.epoch,
+            token: self.token,
+            count: self.count,
+        }
+    }
+}
+
+/// One look at a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sighting {
+    /// [`Record::epoch`]
+    pub epoch: u64,
+    /// [`Record::token`]
+    pub token: u64,
+    /// [`Record::count`]
+    pub count: u64,
+}
+
+/// What a record starts with where there is none. Chosen by the caller: the rules draw no random
+/// numbers and read no clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fresh {
+    /// A random epoch, below 2⁵³ − 2³².
+    pub epoch: u64,
+    /// The first token: above every token that the caller has seen, and growing with the wall clock,
+    /// so that tokens keep growing across a deletion as far as the wall clock does.
+    pub token: u64,
+}
+
+/// A request for the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Take {
+    /// Who wants it.
+    pub who: Requester,
+    /// How.
+    pub mode: Mode,
+    /// For how long, in ms. A lease of 0 ms frees what `who` holds.
+    pub len: u32,
+    /// Whether to wait in the queue if somebody else has it.
+    pub join: bool,
+    /// "I have seen exactly this for its whole lease length."
+    pub unchanged: Option<Sighting>,
+    /// Earlier requests of the same tab that have ended, whose own [`Command::Quit`] may not have
+    /// reached the store (yet, or ever). They quit first. Only a request that was never handed on
+    /// may be named here.
+    pub ended: Vec<u64>,
+    /// What a new record starts with.
+    pub fresh: Fresh,
+    /// Wall clock, ms since 1970, for `since`.
+    pub wall: u64,
+}
+
+/// What a tab may ask of a record. Each is applied in one atomic step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Take the lease, or ask again for one that may already be ours.
+    Take(Take),
+    /// Extend the lease of this very token. Never re-acquires.
+    Renew {
+        /// Who believes to hold.
+        who: Requester,
+        /// Which token.
+        token: u64,
+        /// For how long from now, in ms. 0 frees it.
+        len: u32,
+    },
+    /// Release the lease, or stop waiting for it.
+    Quit {
+        /// Which request has ended.
+        who: Requester,
+    },
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Yours. The lease runs from before the command was sent.
+    Held(Held),
+    /// Somebody else's, as far as the record says.
+    Waiting(Waiting),
+    /// The renewed lease is not (any longer) yours. Nothing was changed.
+    Refused,
+    /// The request is out of the record, wherever it was.
+    Gone,
+}
+
+/// The lease is the asker's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// [`Record::epoch`]
+    pub epoch: u64,
+    /// [`Record::token`]
+    pub token: u64,
+    /// Who held before.
+    pub last: Option<Last>,
+    /// How many wait.
+    pub waiters: usize,
+}
+
+/// The lease is somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Waiting {
+    /// What to watch.
+    pub sighting: Sighting,
+    /// How long it must stand still before it may be taken over, in ms.
+    pub len: u32,
+    /// Who holds.
+    pub holder: Requester,
+}
+
+/// Applies one command to one record (`None`: there is none yet). Answers with the record to
+/// write, `None` where nothing changes, and with what to tell the asker.
+#[must_use]
+pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Outcome) {
+    match command {
+        Command::Take(Take { who, len: 0, .. }) | Command::Renew { who, len: 0, .. } => {
+            quit(record, who)
+        }
+        Command::Take(take) => self::take(record, take),
+        Command::Renew { who, token, len } => renew(record, who, *token, *len),
+        Command::Quit { who } => quit(record, who),
+    }
+}
+
+fn take(record: Option<&Record>, take: &Take) -> (Option<Record>, Outcome) {
+    let Some(found) = record else {
+        return granted(Record {
+            format: FORMAT,
+            epoch: take.fresh.epoch,
+            token: take.fresh.token,
+            count: 0,
+            holder: Some(take.who.clone()),
+            mode: take.mode,
+            len: take.len,
+            since: take.wall,
+            queue: Vec::new(),
+            last: None,
+        });
+    };
+    let mut next = found.clone();
+    for request in &take.ended {
+        let request = *request;
+        let tab = take.who.tab.clone();
+        leave(&mut next, &Requester { tab, request });
+    }
+    let unchanged = take.unchanged == Some(next.sighting());
+    match &next.holder {
+        Some(holder) if *holder == take.who => {
+            next.count += 1;
+            next.len = take.len;
+            granted(next)
+        }
+        Some(holder) if !unchanged => {
+            let holder = holder.clone();
+            if take.join && next.queue.iter().all(|w| w.who != take.who) {
+                next.queue.push(Waiter {
+                    who: take.who.clone(),
+                    mode: take.mode,
+                    len: take.len,
+                    since: take.wall,
+                });
+            }
+            let waiting = Waiting {
+                sighting: next.sighting(),
+                len: next.len,
+                holder,
+            };
+            ((next != *found).then_some(next), Outcome::Waiting(waiting))
+        }
+        _ => {
+            dismiss(&mut next);
+            next.queue.retain(|w| w.who != take.who);
+            // Two at a time: the odd token between them is the one that a holder may hand on
+            // without asking the store, so no number is ever used twice.
+            next.token += 2;
+            next.count = 0;
+            next.holder = Some(take.who.clone());
+            next.mode = take.mode;
+            next.len = take.len;
+            next.since = take.wall;
+            granted(next)
+        }
+    }
+}
+
+fn renew(
+    record: Option<&Record>,
+    who: &Requester,
+    token: u64,
+    len: u32,
+) -> (Option<Record>, Outcome) {
+    match record {
+        Some(found) if found.token == token && found.holder.as_ref() == Some(who) => {
+            let mut next = found.clone();
+            next.count += 1;
+            next.len = len;
+            granted(next)
+        }
+        _ => (None, Outcome::Refused),
+    }
+}
+
+fn quit(record: Option<&Record>, who: &Requester) -> (Option<Record>, Outcome) {
+    let changed = record.and_then(|found| {
+        let mut next = found.clone();
+        leave(&mut next, who);
+        (next != *found).then_some(next)
+    });
+    (changed, Outcome::Gone)
+}
+
+/// `who` is out: a held record becomes free, a waiter is out of the queue.
+fn leave(record: &mut Record, who: &Requester) {
+    if record.holder.as_ref() == Some(who) {
+        dismiss(record);
+        // Nobody is granted anything here: those who wait find the record free when they next ask,
+        // and join again if they come too late.
+        record.queue.clear();
+    } else {
+        record.queue.retain(|w| w.who != *who);
+    }
+}
+
+/// Ends the present holder's time and remembers it.
+fn dismiss(record: &mut Record) {
+    if let Some(holder) = record.holder.take() {
+        record.last = Some(Last {
+            tab: holder.tab,
+            token: record.token,
+        });
+    }
+}
+
+fn granted(record: Record) -> (Option<Record>, Outcome) {
+    let held = Held {
+        epoch: record.epoch,
+        token: record.token,
+        last: record.last.clone(),
+        waiters: record.queue.len(),
+    };
+    (Some(record), Outcome::Held(held))
+}

@@ -1,0 +1,55 @@
+//! Where leases are kept: the [`BackingStore`] trait and its implementations.
+//!
+//! A store reads a record, lets [`rules::apply`](crate::rules::apply) decide, and writes what that
+//! answers, in one atomic step. It decides nothing. The contract that every store passes is
+//! `tests/store_contract`.
+
+#[cfg(target_arch = "wasm32")]
+pub mod indexed_db;
+pub mod memory;
+
+use async_trait::async_trait;
+
+use crate::platform::{MaybeSend, MaybeSync};
+use crate::rules::{Command, Outcome};
+
+/// A place where leases are kept, shared by everybody who contends.
+///
+/// # Example
+///
+/// A store that forwards to another, as a test double would:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use tab_lease::{BackingStore, MemoryStore, rules::{Command, Outcome}};
+///
+/// struct Logged(MemoryStore);
+///
+/// #[async_trait] // on wasm32: #[async_trait(?Send)]
+/// impl BackingStore for Logged {
+///     type Error = <MemoryStore as BackingStore>::Error;
+///
+///     async fn apply(&self, key: &str, command: Command) -> Result<Outcome, Self::Error> {
+///         println!("{key}: {command:?}");
+///         self.0.apply(key, command).await
+///     }
+/// }
+/// ```
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+pub trait BackingStore: MaybeSend + MaybeSync + 'static {
+    /// How this store fails. A lease held by somebody else is an [`Outcome`], not an error.
+    type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
+
+    /// Tries to take, extend or give up the lease of `key`: reads its record, applies `command` by
+    /// [`rules::apply`](crate::rules::apply), and writes the result, all in one atomic step.
+    ///
+    /// Answers only once the write is durable enough that every other user of the store sees it. If
+    /// the future is dropped, the command may or may not have been applied.
+    ///
+    /// # Errors
+    ///
+    /// When the store failed. The command may or may not have been applied; sending it again is
+    /// safe.
+    async fn apply(&self, key: &str, command: Command) -> Result<Outcome, Self::Error>;
+}

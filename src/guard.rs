@@ -125,18 +125,19 @@ impl CrossProcessStoreLockGuard {
             && self.tenure.clock.now() < self.tenure.good_until()
     }
 
-    /// Resolves when the lease was lost while this guard still lives. What the lock protects must
-    /// not be written from then on.
-    pub async fn lost(&self) -> LeaseLost {
+    /// Resolves when the lease is lost; never, if it is released before. What the lock protects must
+    /// not be written from then on. The future may outlive the guard, and does not keep the lock.
+    pub fn lost(&self) -> impl Future<Output = LeaseLost> + use<> {
         let mut phase = self.tenure.phase.subscribe();
         let token = self.tenure.token;
-        loop {
-            if let Phase::Lost(reason) = *phase.borrow_and_update() {
-                return LeaseLost { token, reason };
-            }
-            if phase.changed().await.is_err() {
-                // The sender lives as long as this guard.
-                std::future::pending::<()>().await;
+        async move {
+            loop {
+                if let Phase::Lost(reason) = *phase.borrow_and_update() {
+                    return LeaseLost { token, reason };
+                }
+                if phase.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             }
         }
     }

@@ -1,4 +1,219 @@
 //! The wasm-bindgen surface that `js/index.js` is written on: conversions only.
 //!
-//! Errors are rejected as plain objects `{ code, message, cause }`; the JavaScript side makes the
-//! documented error classes of them. Arguments have been checked there.
+//! Errors are rejected as plain objects `{ code, detail, cause }`; the JavaScript side makes the
+//! documented error classes of them. It has also checked all arguments. No text is formatted here:
+//! that machinery would weigh more than the rest of this file (see `scripts/shrink.mjs`).
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use js_sys::{Array, Object, Promise, Reflect};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, future_to_promise};
+
+use crate::rules::{Mode, Requester};
+use crate::store::indexed_db::{Cause, IndexedDbError};
+use crate::{
+    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IndexedDbStore, LockError,
+    LossReason,
+};
+
+type Failure = LockError<IndexedDbError>;
+
+/// One database, with one set of settings.
+#[wasm_bindgen]
+pub struct RawLocks {
+    store: IndexedDbStore,
+    holder: String,
+    config: Config,
+}
+
+#[wasm_bindgen]
+impl RawLocks {
+    /// Touches nothing. Durations are in ms.
+    #[wasm_bindgen(constructor)]
+    pub fn new(
+        database: &str,
+        holder: String,
+        lease_ms: u32,
+        heartbeat_ms: u32,
+        store_timeout_ms: u32,
+    ) -> RawLocks {
+        let config = Config {
+            lease_ms,
+            heartbeat_ms,
+            ..Config::default()
+        };
+        let timeout = Duration::from_millis(store_timeout_ms.into());
+        let store = IndexedDbStore::new(database).with_timeout(timeout);
+        Self {
+            store,
+            holder,
+            config,
+        }
+    }
+
+    /// The lock of that key: one object for the life of the page, since it remembers when it last
+    /// held, for `dirty`.
+    pub fn lock(&self, key: String) -> RawLock {
+        let (store, holder) = (self.store.clone(), self.holder.clone());
+        RawLock(CrossProcessStoreLock::build(
+            store,
+            key,
+            holder,
+            self.config,
+            Arc::default(),
+        ))
+    }
+
+    /// Resolves with an array of what every readable record says.
+    pub fn query(&self) -> Promise {
+        let store = self.store.clone();
+        promise(async move {
+            let records = store.records().await;
+            let records = records.map_err(|error| reject(LockError::Store(error)))?;
+            let described = Array::new();
+            for (key, record) in &records {
+                let object = Object::new();
+                if let Some(holder) = &record.holder {
+                    let held = request(holder, record.mode, record.since);
+                    set(&held, "token", (record.token as f64).into());
+                    set(&held, "leaseMs", record.len.into());
+                    set(&object, "held", held.into());
+                }
+                let queue = Array::new();
+                for waiter in &record.queue {
+                    queue.push(&request(&waiter.who, waiter.mode, waiter.since));
+                }
+                set(&object, "key", key.as_str().into());
+                set(&object, "queue", queue.into());
+                described.push(&object);
+            }
+            Ok(described.into())
+        })
+    }
+}
+
+/// One lock.
+#[wasm_bindgen]
+pub struct RawLock(CrossProcessStoreLock<IndexedDbStore>);
+
+#[wasm_bindgen]
+impl RawLock {
+    /// Waits for the lock, for at most `timeout` ms; asks once if that is 0. Resolves with
+    /// `undefined` if `cancelled` resolved first.
+    pub fn acquire(&self, timeout: Option<f64>, cancelled: Option<Promise>) -> Promise {
+        let lock = self.0.clone();
+        let timeout = timeout.map(|ms| Duration::from_micros((ms * 1000.0) as u64));
+        promise(async move {
+            let cancelled = async move {
+                match cancelled {
+                    Some(cancelled) => drop(JsFuture::from(cancelled).await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                guard = lock.acquire(timeout) => {
+                    let guard = guard.map_err(reject)?;
+                    let (token, dirty) = (guard.token() as f64, guard.dirty());
+                    let guard = RefCell::new(Some(guard));
+                    Ok(RawLease { guard, token, dirty }.into())
+                }
+                () = cancelled => Ok(JsValue::UNDEFINED),
+            }
+        })
+    }
+}
+
+/// A held lock.
+#[wasm_bindgen]
+pub struct RawLease {
+    guard: RefCell<Option<CrossProcessStoreLockGuard>>,
+    /// The fencing token, below 2⁵³.
+    #[wasm_bindgen(readonly)]
+    pub token: f64,
+    /// Whether another holder had the lock since this tab last did.
+    #[wasm_bindgen(readonly)]
+    pub dirty: bool,
+}
+
+#[wasm_bindgen]
+impl RawLease {
+    /// Resolves with `{ code }` when the lease is lost; never, if it is released before.
+    pub fn lost(&self) -> Promise {
+        let lost = self.guard.borrow().as_ref().map(|guard| guard.lost());
+        promise(async move {
+            let Some(lost) = lost else {
+                return std::future::pending().await;
+            };
+            let lost = lost.await;
+            let code = match lost.reason {
+                LossReason::Superseded => "LEASE_SUPERSEDED",
+                LossReason::Expired => "LEASE_EXPIRED",
+                LossReason::StoreFailed => "LEASE_STORE_FAILED",
+            };
+            Ok(failure(code, None, None))
+        })
+    }
+
+    /// Releases; resolves when the store knows. A second call does nothing.
+    pub fn release(&self) -> Promise {
+        let guard = self.guard.take();
+        promise(async move {
+            if let Some(guard) = guard {
+                guard.release().await;
+            }
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+}
+
+fn reject(error: Failure) -> JsValue {
+    match error {
+        LockError::Timeout => failure("TIMEOUT", None, None),
+        LockError::Store(error) => match error {
+            IndexedDbError::Unavailable(Cause(cause)) => {
+                failure("STORE_UNAVAILABLE", None, Some(cause))
+            }
+            IndexedDbError::Blocked => failure("STORE_BLOCKED", None, None),
+            IndexedDbError::Foreign => failure("STORE_FOREIGN", None, None),
+            IndexedDbError::Stalled => failure("STORE_STALLED", None, None),
+            IndexedDbError::Corrupt(why) => failure("STORE_CORRUPT", Some(why), None),
+            IndexedDbError::Failed(Cause(cause)) => failure("STORE_FAILED", None, Some(cause)),
+        },
+    }
+}
+
+fn failure(code: &str, detail: Option<&str>, cause: Option<JsValue>) -> JsValue {
+    let object = Object::new();
+    set(&object, "code", code.into());
+    set(&object, "detail", detail.into());
+    set(&object, "cause", cause.into());
+    object.into()
+}
+
+fn request(who: &Requester, mode: Mode, since: u64) -> Object {
+    let object = Object::new();
+    let mode = match mode {
+        Mode::Exclusive => "exclusive",
+    };
+    set(&object, "mode", mode.into());
+    set(&object, "clientId", who.tab.as_str().into());
+    set(&object, "since", (since as f64).into());
+    object
+}
+
+#[inline(never)]
+fn set(object: &Object, key: &str, value: JsValue) {
+    // Cannot fail on a plain object.
+    let _ = Reflect::set(object, &key.into(), &value);
+}
+
+/// One instance of the machinery for all promises: it is not small.
+fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
+    let future: Pin<Box<dyn Future<Output = _>>> = Box::pin(future);
+    future_to_promise(future)
+}

@@ -98,7 +98,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     /// processes (or tabs) that use one name are told apart all the same.
     #[must_use]
     pub fn new(store: S, key: impl Into<String>, holder: impl Into<String>) -> Self {
-        Self::build(store, key.into(), holder.into(), Config::default())
+        Self::remembering(store, key.into(), holder.into(), Config::default())
     }
 
     /// A lock with settings of its own.
@@ -113,14 +113,26 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         config: Config,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        Ok(Self::build(store, key.into(), holder.into(), config))
+        Ok(Self::remembering(store, key.into(), holder.into(), config))
     }
 
-    fn build(store: S, key: String, holder: String, config: Config) -> Self {
+    fn remembering(store: S, key: String, holder: String, config: Config) -> Self {
+        let past = past_of(&key, &holder);
+        Self::build(store, key, holder, config, past)
+    }
+
+    /// A lock with checked settings and a past.
+    pub(crate) fn build(
+        store: S,
+        key: String,
+        holder: String,
+        config: Config,
+        past: Arc<Mutex<Past>>,
+    ) -> Self {
         let margin = 2 * Clock::granule();
         let state = State {
             participant: Participant::new(tab_id(&holder), config.lease_ms, margin),
-            past: past_of(&key, &holder),
+            past,
             tenure: None,
             asking: 0,
             takes: 0,
@@ -222,19 +234,19 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                 let now = self.shared.clock.now();
                 let ripe = self.shared.state().participant.ripe_in(now);
                 tokio::select! {
+                    biased;
                     () = sleep(ripe.map_or(pause, |ripe| pause.min(ripe))) => {}
                     () = changed => {}
                 }
             }
             Err(LockError::Timeout)
         };
-        match deadline {
-            None => search.await,
-            Some(deadline) => tokio::select! {
-                biased;
-                found = search => found,
-                () = sleep_until(self.shared.clock, deadline) => Err(LockError::Timeout),
-            },
+        tokio::select! {
+            biased;
+            found = search => found,
+            () = sleep_until(self.shared.clock, deadline.unwrap_or(Duration::MAX)) => {
+                Err(LockError::Timeout)
+            }
         }
     }
 

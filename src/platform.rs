@@ -18,9 +18,16 @@ pub fn random() -> u64 {
     bits % ((1 << 53) - (1 << 32))
 }
 
-/// Resolves when `clock` reaches `when`.
+/// Resolves when `clock` reaches `when`, however far that is.
 pub async fn sleep_until(clock: Clock, when: Duration) {
-    sleep(when.saturating_sub(clock.now())).await;
+    const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+    loop {
+        let rest = when.saturating_sub(clock.now());
+        sleep(rest.min(LONG)).await;
+        if rest <= LONG {
+            return;
+        }
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -123,11 +130,12 @@ mod sys {
         }
     }
 
-    /// Resolves after `duration`, rounded up to whole ms. Dropping it clears the timer.
+    /// Resolves after `duration`, rounded up to whole ms and at most 24 days. Dropping it clears the
+    /// timer.
     pub async fn sleep(duration: Duration) {
-        // setTimeout takes 31 bits. Whoever sleeps longer than 24 days looks at the clock again.
-        let ms = duration.as_micros().div_ceil(1000).min(i32::MAX as u128);
-        gloo_timers::future::TimeoutFuture::new(ms as u32).await;
+        let seconds = duration.as_secs().min(2_000_000) as u32;
+        let ms = seconds * 1000 + duration.subsec_micros().div_ceil(1000);
+        gloo_timers::future::TimeoutFuture::new(ms).await;
     }
 
     #[wasm_bindgen]

@@ -51,7 +51,6 @@ pub struct Requester {
 
 /// How a lease may be shared. Only exclusive leases exist so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// One holder at a time.
     #[default]
@@ -112,8 +111,30 @@ pub struct Record {
 pub struct Corrupt(pub &'static str);
 
 impl Record {
-    /// Checks what the types alone do not say. Every store calls it on what it read, before
-    /// [`apply`] sees it: a damaged record is an error, never a free lock.
+    /// The bytes that a store keeps.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Serialising numbers, strings and vectors into memory cannot fail.
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// Reads what [`Record::encode`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`], if no rule of this version can have written it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        match postcard::take_from_bytes::<Self>(bytes) {
+            _ if bytes.first() != Some(&FORMAT) => Err(Corrupt("its format is of another version")),
+            Ok((record, [])) => record.check().map(|()| record),
+            Ok(_) => Err(Corrupt("something follows it")),
+            Err(_) => Err(Corrupt("it has not the shape of a lease")),
+        }
+    }
+
+    /// Checks what the types alone do not say. A store calls it on what it read, if it keeps records
+    /// in another form than [`Record::encode`]'s, before [`apply`] sees them: a damaged record is an
+    /// error, never a free lock.
     ///
     /// # Errors
     ///

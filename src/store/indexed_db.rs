@@ -22,23 +22,26 @@ use async_trait::async_trait;
 use indexed_db_futures::database::Database;
 use indexed_db_futures::error::{Error, JSError, OpenDbError};
 use indexed_db_futures::factory::DBFactory;
+use indexed_db_futures::future::OpenDbRequest;
 use indexed_db_futures::internals::SystemRepr;
 use indexed_db_futures::prelude::*;
 use indexed_db_futures::transaction::{
     Transaction, TransactionDurability, TransactionMode, TransactionOptions,
 };
-use serde::Serialize;
+use js_sys::Uint8Array;
 use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
+use web_sys::IdbDatabase;
 
 use crate::platform::{Spawner, sleep};
-use crate::rules::{self, Command, Outcome, Record};
+use crate::rules::{self, Command, Corrupt, Outcome, Record};
 use crate::store::BackingStore;
 
 /// The database that is used unless another is named.
 pub const DATABASE: &str = "tab-lease";
 
-/// The object store that holds the leases: key = lock name, value = [`Record`].
+/// The object store that holds the leases: key = lock name, value = an encoded
+/// [`Record`].
 pub const OBJECT_STORE: &str = "leases";
 
 /// How long a command may take, in ms, before it is given up with [`IndexedDbError::Stalled`].
@@ -248,15 +251,16 @@ impl IndexedDbStore {
         work: impl AsyncFn(&Database) -> Result<T, IndexedDbError>,
     ) -> Result<T, IndexedDbError> {
         let tried = async {
-            let connection = self.connection().await?;
-            match work(&connection.db).await {
-                Err(IndexedDbError::Failed(_)) => {
-                    connection.forget(&self.link);
-                    drop(connection);
-                    let connection = self.connection().await?;
-                    work(&connection.db).await
+            let mut again = true;
+            loop {
+                let connection = self.connection().await?;
+                match work(&connection.db).await {
+                    Err(IndexedDbError::Failed(_)) if again => {
+                        again = false;
+                        connection.forget(&self.link);
+                    }
+                    done => return done,
                 }
-                done => done,
             }
         };
         tokio::select! {
@@ -312,55 +316,63 @@ impl BackingStore for IndexedDbStore {
 /// Opens the database, creating what is missing.
 async fn open(name: &str, link: &Weak<watch::Sender<Link>>) -> Result<Database, IndexedDbError> {
     let factory = DBFactory::new().map_err(unavailable)?;
-    let on_blocked = |link: Weak<watch::Sender<Link>>| {
-        move |_| {
+    // No version is asked for: an older copy of this package must still open what a newer one made.
+    let mut version = None;
+    loop {
+        let request = match version {
+            None => factory.open_db(name).build(),
+            Some(version) => factory.open_db(name).with_version::<u32>(version).build(),
+        };
+        let Ok(request) = request else {
+            // The library tells nothing of what `open` throws; ask for it.
+            let thrown = factory.as_sys().open(name).err();
+            return Err(IndexedDbError::Unavailable(
+                thrown.map_or_else(|| Cause::new("it could not be opened"), Cause),
+            ));
+        };
+        let db = opened(request, link).await?;
+        let stores = db.as_sys().object_store_names();
+        if stores.contains(OBJECT_STORE) {
+            return Ok(db);
+        }
+        let version_now = db.version() as u32;
+        db.close();
+        if stores.length() > 0 || version.is_some() {
+            return Err(IndexedDbError::Foreign);
+        }
+        // An empty database of our name, made by a tool or by an interrupted first start.
+        version = Some(version_now + 1);
+    }
+}
+
+/// Sees an open request through. The handlers are set here, not by the library's builder, whose own
+/// would bring float formatting into every download.
+async fn opened(
+    request: OpenDbRequest,
+    link: &Weak<watch::Sender<Link>>,
+) -> Result<Database, IndexedDbError> {
+    let sys = request.as_sys().clone();
+    let on_upgrade = Closure::once({
+        let sys = sys.clone();
+        move || -> Result<(), JsValue> {
+            let db: IdbDatabase = sys.result()?.unchecked_into();
+            db.create_object_store(OBJECT_STORE).map(drop)
+        }
+    });
+    let on_blocked = Closure::once({
+        let link = link.clone();
+        move || {
             if let Some(link) = link.upgrade() {
                 link.send_replace(Link::Blocked);
             }
-            Ok(())
         }
-    };
-    let create = |_, db: Database| {
-        db.create_object_store(OBJECT_STORE).build()?;
-        Ok(())
-    };
-    // No version is asked for: an older copy of this package must still open what a newer one made.
-    let opened = factory
-        .open_db(name)
-        .with_on_blocked(on_blocked(link.clone()))
-        .with_on_upgrade_needed(create)
-        .await;
-    let db = match opened {
-        Ok(db) => db,
-        // This is what the library makes of any error that `open` throws; ask for the real one.
-        Err(OpenDbError::VersionZero) => {
-            return Err(IndexedDbError::Unavailable(
-                match factory.as_sys().open(name) {
-                    Err(thrown) => Cause(thrown),
-                    Ok(_) => Cause::new("the database could not be opened"),
-                },
-            ));
-        }
-        Err(error) => return Err(IndexedDbError::Failed(cause(error))),
-    };
-    let mut stores = db.object_store_names().peekable();
-    if stores.peek().is_none() {
-        // An empty database of our name, made by a tool or by an interrupted first start.
-        let version = db.version() as u32 + 1;
-        db.close();
-        let opened = factory
-            .open_db(name)
-            .with_version(version)
-            .with_on_blocked(on_blocked(link.clone()))
-            .with_on_upgrade_needed(create)
-            .await;
-        return opened.map_err(|error| IndexedDbError::Failed(cause(error)));
-    }
-    if stores.any(|store| store == OBJECT_STORE) {
-        return Ok(db);
-    }
-    db.close();
-    Err(IndexedDbError::Foreign)
+    });
+    sys.set_onupgradeneeded(Some(on_upgrade.as_ref().unchecked_ref()));
+    sys.set_onblocked(Some(on_blocked.as_ref().unchecked_ref()));
+    let opened = request.await;
+    sys.set_onupgradeneeded(None);
+    sys.set_onblocked(None);
+    opened.map_err(|error| IndexedDbError::Failed(cause(error)))
 }
 
 fn unavailable(error: OpenDbError) -> IndexedDbError {
@@ -403,7 +415,10 @@ async fn transact(db: &Database, key: &str, command: &Command) -> Result<Outcome
     };
     let (write, outcome) = rules::apply(record.as_ref(), command);
     if let Some(record) = write {
-        let request = store.put(encode(&record)?).with_key(key).primitive()?;
+        let request = store
+            .put(JsValue::from(Uint8Array::from(&*record.encode())))
+            .with_key(key)
+            .primitive()?;
         drop(request);
         commit(tx).await?;
     }
@@ -420,17 +435,9 @@ async fn commit(tx: Transaction<'_>) -> Result<(), IndexedDbError> {
     })
 }
 
-fn encode(record: &Record) -> Result<JsValue, IndexedDbError> {
-    let serializer = serde_wasm_bindgen::Serializer::new().serialize_missing_as_null(true);
-    let encoded = record.serialize(&serializer);
-    encoded.map_err(|error| IndexedDbError::Failed(Cause(error.into())))
-}
-
 fn decode(value: JsValue) -> Result<Record, IndexedDbError> {
-    let record: Record = serde_wasm_bindgen::from_value(value)
-        .map_err(|_| IndexedDbError::Corrupt("it has not the shape of a lease"))?;
-    record
-        .check()
-        .map_err(|rules::Corrupt(why)| IndexedDbError::Corrupt(why))?;
-    Ok(record)
+    let bytes: Uint8Array = value
+        .dyn_into()
+        .map_err(|_| IndexedDbError::Corrupt("it is not a byte array"))?;
+    Record::decode(&bytes.to_vec()).map_err(|Corrupt(why)| IndexedDbError::Corrupt(why))
 }

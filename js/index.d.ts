@@ -1,0 +1,246 @@
+/**
+ * Cross-tab locks on leases kept in IndexedDB: exclusive among all tabs and workers of an origin,
+ * fenced by a token, and released by themselves when a tab crashes or hangs.
+ *
+ * Nothing needs to be initialised: the first call loads the wasm.
+ *
+ * @example
+ * const lease = await acquire("inbox", { timeout: 5_000 });
+ * try {
+ *   if (lease.dirty) await reloadCaches();
+ *   await writeInbox({ token: lease.token });
+ * } finally {
+ *   await lease.release();
+ * }
+ */
+
+/** What every call that may wait takes. */
+export interface TryOptions {
+  /** Cancels the call: it rejects with the signal's `reason`, and holds nothing. */
+  signal?: AbortSignal;
+}
+
+/** What a call that waits takes. */
+export interface AcquireOptions extends TryOptions {
+  /**
+   * A deadline for the whole call, in ms, after which it rejects with {@link TimeoutError}. Without
+   * one it waits for as long as it takes. With `0` it asks once.
+   */
+  timeout?: number;
+}
+
+/**
+ * A held lock. It stays held, renewed by a heartbeat, until it is released, lost, or
+ * garbage-collected (which releases it and warns on the console). Callers in one tab share the
+ * lock: each has a lease of its own, and the lock is free when the last one is released.
+ */
+export interface Lease {
+  /** The name that was asked for. */
+  readonly name: string;
+  /**
+   * The fencing token: a safe integer that grows at every change of hands. Store it beside what you
+   * write, and refuse writes with a lower one.
+   */
+  readonly token: number;
+  /**
+   * Whether another holder had the lock since this tab last did: what this tab has cached of the
+   * protected data is out of date. In a tab that never held it: true, unless nobody ever did.
+   */
+  readonly dirty: boolean;
+  /**
+   * Aborted with a {@link LeaseLostError} when the lease is lost. What the lock protects must not be
+   * written from then on. Releasing does not abort it.
+   */
+  readonly signal: AbortSignal;
+  /**
+   * Releases the lease. Resolves when the next tab can have the lock. Never rejects: if IndexedDB
+   * cannot be told, the lease lapses by itself. A second call changes nothing.
+   */
+  release(): Promise<void>;
+  /** For `await using lease = await acquire(…)`: releases at the end of the block. */
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** What is known of one holder or waiter, as in `navigator.locks.query()`. */
+export interface LockInfo {
+  /** The lock's name. */
+  name: string;
+  /** How it is held, or wanted. */
+  mode: "exclusive";
+  /** The tab or worker: its `holder` name, `#`, and a part that no two tabs share. */
+  clientId: string;
+  /** Wall clock since which it holds or waits, in ms since 1970. For people; it may be off. */
+  since: number;
+}
+
+/** One held lock. */
+export interface HeldLockInfo extends LockInfo {
+  /** The fencing token it is held with. */
+  token: number;
+  /** The length of its lease, in ms. */
+  leaseMs: number;
+}
+
+/**
+ * Who holds and who waits, as recorded. A tab that crashed is still listed until its lease has been
+ * taken over.
+ */
+export interface LockManagerSnapshot {
+  /** Who holds, one entry a name. */
+  held: HeldLockInfo[];
+  /** Who waits, in order of arrival for each name. */
+  pending: LockInfo[];
+}
+
+/** Settings for {@link createLocks}. */
+export interface LocksSettings {
+  /** The name of the IndexedDB database that holds the leases; created if missing. Default: `"tab-lease"`. */
+  database?: string;
+  /**
+   * A name for this tab, for people who read {@link query}. Two tabs with one name are told apart
+   * all the same. Default: `"tab"`.
+   */
+  holder?: string;
+  /**
+   * How long a lease is good without a renewal, in whole ms, from 10 to 600 000: how long others
+   * wait after this tab crashed or hung. Default: 500.
+   */
+  leaseMs?: number;
+  /** How often it is renewed, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */
+  heartbeatMs?: number;
+  /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
+  storeTimeoutMs?: number;
+}
+
+/** Locks with settings of their own. */
+export interface Locks {
+  /** See {@link acquire}. */
+  acquire(name: string, options?: AcquireOptions): Promise<Lease>;
+  /** See {@link tryAcquire}. */
+  tryAcquire(name: string, options?: TryOptions): Promise<Lease | null>;
+  /** See {@link withLease}. */
+  withLease<T>(name: string, callback: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+  /** See {@link withLease}. */
+  withLease<T>(
+    name: string,
+    options: AcquireOptions | undefined,
+    callback: (lease: Lease) => T | PromiseLike<T>,
+  ): Promise<T>;
+  /** See {@link query}. */
+  query(): Promise<LockManagerSnapshot>;
+}
+
+/**
+ * Waits until this tab holds the lock.
+ *
+ * @param name any string but the empty one.
+ * @throws {TimeoutError} the `timeout` is over.
+ * @throws {StoreError} IndexedDB failed.
+ * @throws the `signal`'s reason, if it is or gets aborted.
+ * @throws {TypeError | RangeError} a bad argument (`code: "BAD_ARGUMENT"`), before anything is touched.
+ * @example
+ * await using lease = await acquire("inbox", { timeout: 5_000 });
+ */
+export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
+
+/**
+ * Takes the lock if it is free, or held by this tab already. Never waits for another holder.
+ *
+ * The lease of a tab that crashed counts as held until it was seen to stand still for its whole
+ * length, so try again after that.
+ *
+ * @returns the lease, or `null` if somebody else holds it.
+ * @throws as {@link acquire}, without the timeout.
+ * @example
+ * const lease = await tryAcquire("sync");
+ * if (lease === null) return; // another tab is at it
+ */
+export function tryAcquire(name: string, options?: TryOptions): Promise<Lease | null>;
+
+/**
+ * Runs `callback` while holding the lock, and releases it however the callback ends.
+ *
+ * @returns what the callback returned.
+ * @throws what the callback threw; else {@link LeaseLostError}, if the lease was lost before the
+ * callback was through; else as {@link acquire}.
+ * @example
+ * const sum = await withLease("counter", async (lease) => {
+ *   const next = (await read()) + 1;
+ *   lease.signal.throwIfAborted();
+ *   await write(next);
+ *   return next;
+ * });
+ */
+export function withLease<T>(name: string, callback: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+export function withLease<T>(
+  name: string,
+  options: AcquireOptions | undefined,
+  callback: (lease: Lease) => T | PromiseLike<T>,
+): Promise<T>;
+
+/**
+ * Who holds and who waits, in all tabs.
+ *
+ * @throws {StoreError} IndexedDB failed.
+ * @example
+ * const { held, pending } = await query();
+ */
+export function query(): Promise<LockManagerSnapshot>;
+
+/**
+ * Locks with settings of their own. Locks of different databases have nothing to do with each other;
+ * callers in one tab share a lock only through one `Locks` object.
+ *
+ * @throws {TypeError | RangeError} a bad setting, at once.
+ * @example
+ * const locks = createLocks({ leaseMs: 5_000, holder: "editor" });
+ * const lease = await locks.acquire("document 7");
+ */
+export function createLocks(settings?: LocksSettings): Locks;
+
+/** The name of the object store that holds the leases. */
+export const LEASE_STORE: "leases";
+
+/** The lock was not to be had within the caller's `timeout`. Nothing is held. */
+export class TimeoutError extends Error {
+  readonly name: "TimeoutError";
+  readonly code: "TIMEOUT";
+}
+
+/** The lease ended under its holder: what it protects must not be written any more. */
+export class LeaseLostError extends Error {
+  readonly name: "LeaseLostError";
+  /**
+   * - `LEASE_SUPERSEDED`: another tab has taken over, or the lease record was deleted;
+   * - `LEASE_EXPIRED`: this tab could not renew in time (suspended, throttled, too busy);
+   * - `LEASE_STORE_FAILED`: IndexedDB failed for longer than the lease;
+   * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`.
+   */
+  readonly code: "LEASE_SUPERSEDED" | "LEASE_EXPIRED" | "LEASE_STORE_FAILED" | "LEASE_COLLECTED";
+  /** The fencing token of the lost lease. */
+  readonly token: number;
+}
+
+/** IndexedDB, or the package's own wasm, was not to be had. Nothing is held. */
+export class StoreError extends Error {
+  readonly name: "StoreError";
+  /**
+   * - `STORE_UNAVAILABLE`: no IndexedDB here, or it is refused;
+   * - `STORE_BLOCKED`: another tab keeps the database from being upgraded;
+   * - `STORE_FOREIGN`: the database is somebody else's;
+   * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
+   * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
+   * - `STORE_FAILED`: opening, reading or writing failed;
+   * - `STORE_LOAD_FAILED`: the wasm could not be loaded; the next call tries again.
+   */
+  readonly code:
+    | "STORE_UNAVAILABLE"
+    | "STORE_BLOCKED"
+    | "STORE_FOREIGN"
+    | "STORE_STALLED"
+    | "STORE_CORRUPT"
+    | "STORE_FAILED"
+    | "STORE_LOAD_FAILED";
+  /** The browser's error, where there is one. */
+  readonly cause?: unknown;
+}

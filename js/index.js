@@ -1,0 +1,334 @@
+// tab-lease: cross-tab locks on leases kept in IndexedDB. See README.md; types in index.d.ts.
+//
+// This file checks arguments, loads the wasm on first use and makes platform-like objects of what
+// comes back. Every decision about a lock is made in Rust (src/rules.rs, src/participant.rs).
+// Importing it touches nothing: no browser global is read before the first call.
+import init, { RawLocks } from "../pkg/tab_lease.js";
+
+/** The name of the object store that holds the leases. */
+export const LEASE_STORE = "leases";
+
+/** The defaults of {@link createLocks}, durations in ms. */
+const DEFAULTS = { database: "tab-lease", holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
+const MAX_LEASE_MS = 600_000;
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** An error with a stable `code`. */
+class CodedError extends Error {
+  constructor(code, message, options) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The lock was not to be had within the caller's `timeout`. Nothing is held. */
+export class TimeoutError extends CodedError {
+  static {
+    this.prototype.name = "TimeoutError";
+  }
+}
+
+/** The lease ended under its holder: what it protects must not be written any more. */
+export class LeaseLostError extends CodedError {
+  static {
+    this.prototype.name = "LeaseLostError";
+  }
+}
+
+/** IndexedDB, or the package's own wasm, was not to be had. `cause` says why. Nothing is held. */
+export class StoreError extends CodedError {
+  static {
+    this.prototype.name = "StoreError";
+  }
+}
+
+const LOSSES = {
+  LEASE_SUPERSEDED: "another tab has taken over, or the lease record was deleted",
+  LEASE_EXPIRED: "it ran out before this tab could renew it: the tab was suspended, throttled or too busy",
+  LEASE_STORE_FAILED: "it ran out while IndexedDB failed or did not answer",
+  LEASE_COLLECTED: "it was garbage-collected without having been released",
+};
+
+const FAILURES = {
+  STORE_LOAD_FAILED: "tab-lease's wasm could not be loaded; the next call tries again",
+  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, or a sandboxed frame)",
+  STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
+  STORE_FOREIGN: "the database exists and holds other object stores, but no leases; choose another database name",
+  STORE_STALLED: "IndexedDB did not answer in time; another tab may be blocking the database",
+  STORE_CORRUPT: "the stored lease record is damaged or not tab-lease's, and was left as it is",
+  STORE_FAILED: "IndexedDB failed",
+};
+
+const storeError = (code, cause, detail) =>
+  new StoreError(code, FAILURES[code] + (detail ? `: ${detail}` : ""), cause === undefined ? undefined : { cause });
+
+/** Makes the documented error of what Rust rejected with. */
+function failed(name, timeout, failure) {
+  if (failure?.code === "TIMEOUT") {
+    return new TimeoutError("TIMEOUT", `timed out after ${timeout} ms: the lock ${quoted(name)} is held by somebody else`);
+  }
+  if (failure?.code in FAILURES) return storeError(failure.code, failure.cause, failure.detail);
+  return failure;
+}
+
+const quoted = (name) => JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
+
+// ---- arguments -------------------------------------------------------------------------------
+
+const bad = (Kind, message) => Object.assign(new Kind(message), { code: "BAD_ARGUMENT" });
+
+function checkText(value, what) {
+  if (typeof value !== "string") throw bad(TypeError, `${what} must be a string`);
+  if (value === "") throw bad(TypeError, `${what} must not be empty`);
+  return value;
+}
+
+function checkMs(value, what, least, most) {
+  if (typeof value !== "number") throw bad(TypeError, `${what} must be a number of milliseconds`);
+  if (!(value >= least && value <= most)) throw bad(RangeError, `${what} must be from ${least} to ${most} ms, not ${value}`);
+  return value;
+}
+
+/** Refuses what it does not know: an option that is ignored (`mode: "shared"`) is a lock that is not there. */
+function checkKeys(options, known, what) {
+  if (options === undefined) return {};
+  if (options === null || typeof options !== "object") throw bad(TypeError, `${what} must be an object`);
+  for (const key in options) {
+    if (!known.includes(key) && options[key] !== undefined) throw bad(TypeError, `${what}: there is no option "${key}"`);
+  }
+  return options;
+}
+
+function checkOptions(options, known) {
+  const { timeout, signal } = checkKeys(options, known, "options");
+  if (timeout !== undefined) checkMs(timeout, "timeout", 0, Number.MAX_SAFE_INTEGER);
+  if (signal !== undefined && !(typeof signal?.addEventListener === "function" && "aborted" in signal)) {
+    throw bad(TypeError, "signal must be an AbortSignal");
+  }
+  return { timeout, signal };
+}
+
+function checkSettings(settings) {
+  const known = ["database", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs"];
+  const given = checkKeys(settings, known, "settings");
+  const pick = (key) => (given[key] === undefined ? DEFAULTS[key] : given[key]);
+  const leaseMs = Math.round(checkMs(pick("leaseMs"), "leaseMs", 10, MAX_LEASE_MS));
+  // A tenth, so that a missed beat costs nothing.
+  const heartbeatMs = Math.round(checkMs(given.heartbeatMs ?? Math.max(leaseMs / 10, 1), "heartbeatMs", 1, MAX_LEASE_MS));
+  if (heartbeatMs >= leaseMs) throw bad(RangeError, `heartbeatMs (${heartbeatMs}) must be below leaseMs (${leaseMs})`);
+  return {
+    database: checkText(pick("database"), "database"),
+    holder: checkText(pick("holder"), "holder"),
+    leaseMs,
+    heartbeatMs,
+    storeTimeoutMs: checkMs(pick("storeTimeoutMs"), "storeTimeoutMs", 1, MAX_TIMER_MS),
+  };
+}
+
+// Any JavaScript string is a name. Rust's strings cannot hold lone surrogates, so those are spelled
+// out behind a code point that no text has any business with, and so is that one.
+const encodeName = (name) =>
+  name.replace(/[\uFFFF\p{Surrogate}]/gu, (unit) => `\uFFFF${unit.charCodeAt(0).toString(16)}`);
+const decodeName = (key) => key.replace(/\uFFFF([0-9a-f]{4})/g, (_, hex) => String.fromCharCode(parseInt(hex, 16)));
+
+// ---- loading ---------------------------------------------------------------------------------
+
+let loading;
+
+/** Loads the wasm once; a failure is forgotten, so that the next call tries again. */
+function load() {
+  loading ??= init().catch((cause) => {
+    loading = undefined;
+    throw storeError("STORE_LOAD_FAILED", cause);
+  });
+  return loading;
+}
+
+/** Settles with `promise`, or rejects once `signal` is aborted or `ms` are over, whichever is first. */
+async function bounded(promise, signal, ms, late) {
+  let timer, abort;
+  const ended = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(late()), Math.min(ms, MAX_TIMER_MS));
+    abort = () => reject(signal.reason);
+    signal?.addEventListener("abort", abort);
+  });
+  try {
+    return await Promise.race([promise, ended]);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+// ---- leases ----------------------------------------------------------------------------------
+
+/** Releases what was dropped without a release, and says so: it is a bug that would block other tabs. */
+let collected;
+
+function watchCollection(lease, held) {
+  collected ??= new FinalizationRegistry(({ name, raw, controller }) => {
+    console.warn(`tab-lease: a lease of ${quoted(name)} was garbage-collected without release(); it is released now`);
+    raw.release();
+    controller.abort(lost(name, raw.token, "LEASE_COLLECTED"));
+  });
+  collected.register(lease, held, lease);
+}
+
+const lost = (name, token, code) => {
+  const error = new LeaseLostError(code, `the lease of ${quoted(name)} with token ${token} was lost: ${LOSSES[code]}`);
+  return Object.assign(error, { token });
+};
+
+class Lease {
+  #name;
+  #raw;
+  #controller = new AbortController();
+  #released;
+
+  constructor(name, raw) {
+    this.#name = name;
+    this.#raw = raw;
+    // Nothing that outlives this object may refer to it, or it would never be collected.
+    const controller = this.#controller;
+    raw.lost().then(({ code }) => controller.abort(lost(name, raw.token, code)));
+    watchCollection(this, { name, raw, controller });
+  }
+
+  get name() {
+    return this.#name;
+  }
+
+  get token() {
+    return this.#raw.token;
+  }
+
+  get dirty() {
+    return this.#raw.dirty;
+  }
+
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  release() {
+    collected.unregister(this);
+    this.#released ??= this.#raw.release();
+    return this.#released;
+  }
+
+  [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+    return this.release();
+  }
+}
+
+// ---- locks -----------------------------------------------------------------------------------
+
+class Locks {
+  #settings;
+  #raw;
+  #locks = new Map();
+
+  constructor(settings) {
+    this.#settings = checkSettings(settings);
+  }
+
+  /** The Rust side, made on first use. */
+  async #open(signal, ms, late) {
+    if (this.#raw) return this.#raw;
+    await bounded(load(), signal, ms, late);
+    const { database, holder, leaseMs, heartbeatMs, storeTimeoutMs } = this.#settings;
+    this.#raw ??= new RawLocks(database, holder, leaseMs, heartbeatMs, storeTimeoutMs);
+    return this.#raw;
+  }
+
+  /** The lock of a name. One object each, for the life of the page: it knows when it last held. */
+  #lock(raw, name) {
+    const key = encodeName(name);
+    let lock = this.#locks.get(key);
+    if (!lock) this.#locks.set(key, (lock = raw.lock(key)));
+    return lock;
+  }
+
+  async #acquire(name, { timeout, signal }) {
+    signal?.throwIfAborted();
+    const started = performance.now();
+    // Asking once includes loading what asks; waiting does not outlast its deadline for it.
+    const patience = timeout || this.#settings.storeTimeoutMs;
+    const tooLate = () => (timeout ? failed(name, timeout, { code: "TIMEOUT" }) : storeError("STORE_LOAD_FAILED"));
+    const raw = await this.#open(signal, patience, tooLate);
+    const left = timeout && Math.max(timeout - (performance.now() - started), 1);
+    let abort;
+    const cancelled = signal && new Promise((resolve) => signal.addEventListener("abort", (abort = resolve)));
+    try {
+      signal?.throwIfAborted();
+      const held = await this.#lock(raw, name).acquire(left, cancelled);
+      if (held && !signal?.aborted) return new Lease(name, held);
+      // Granted and cancelled in one breath: the caller hears of the cancellation, so it is given back.
+      await held?.release();
+      throw signal.reason;
+    } catch (failure) {
+      throw signal?.aborted ? signal.reason : failed(name, timeout, failure);
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  async acquire(name, options) {
+    return this.#acquire(checkText(name, "name"), checkOptions(options, ["timeout", "signal"]));
+  }
+
+  async tryAcquire(name, options) {
+    const checked = checkOptions(options, ["signal"]);
+    try {
+      return await this.#acquire(checkText(name, "name"), { ...checked, timeout: 0 });
+    } catch (error) {
+      if (error instanceof TimeoutError && error !== checked.signal?.reason) return null;
+      throw error;
+    }
+  }
+
+  async withLease(name, ...rest) {
+    const callback = rest.pop();
+    if (typeof callback !== "function") throw bad(TypeError, "withLease needs a callback, as its last argument");
+    const lease = await this.acquire(name, ...rest);
+    try {
+      const result = await callback(lease);
+      // The section was not protected to its end: its caller must not take it for done.
+      lease.signal.throwIfAborted();
+      return result;
+    } finally {
+      await lease.release();
+    }
+  }
+
+  async query() {
+    const raw = await this.#open(undefined, this.#settings.storeTimeoutMs, () => storeError("STORE_LOAD_FAILED"));
+    const held = [];
+    const pending = [];
+    let records;
+    try {
+      records = await raw.query();
+    } catch (failure) {
+      throw failed("", undefined, failure);
+    }
+    for (const record of records) {
+      const name = decodeName(record.key);
+      if (record.held) held.push({ name, ...record.held });
+      for (const waiter of record.queue) pending.push({ name, ...waiter });
+    }
+    return { held, pending };
+  }
+}
+
+/** Locks with settings of their own; see index.d.ts. */
+export function createLocks(settings) {
+  return new Locks(settings);
+}
+
+let shared;
+const locks = () => (shared ??= new Locks());
+
+export const acquire = async (...args) => locks().acquire(...args);
+export const tryAcquire = async (...args) => locks().tryAcquire(...args);
+export const withLease = async (...args) => locks().withLease(...args);
+export const query = async () => locks().query();

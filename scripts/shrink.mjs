@@ -1,0 +1,49 @@
+// Makes the built package smaller: cuts what a page can never see, then optimises.
+//
+// A panic in a browser has nowhere to print to: std's hook writes to a stderr that does not exist,
+// then traps. Yet the code that formats its message is a fifth of the module, because every panic
+// site refers to it. So the functions of `core::fmt` and of the panic machinery are emptied here,
+// down to the trap that they would end in, and wasm-opt removes what only they used. That is why
+// `src/js.rs` must not format text; the browser tests run on the shrunken module.
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import binaryen from "binaryen";
+import { transform } from "esbuild";
+import { must, root } from "./lib.mjs";
+
+const UNSEEN = [
+  /\bcore(\[\w+\])?::(fmt|panicking|unicode|num::fmt|num::imp::fmt)\b/,
+  /\bas core(\[\w+\])?::fmt::/,
+  /\bcore(\[\w+\])?::(option|result|cell|slice::index|str)::\w*(fail|failed|panic\w*|count::\w+)\b/,
+  /\bstd(\[\w+\])?::(panicking|panic)\b/,
+  /\bescape_debug/,
+  /\balloc(\[\w+\])?::(raw_vec::handle_error|alloc::handle_alloc_error)\b/,
+  /\b(rust_begin_unwind|rust_panic|__rust_start_panic)\b/,
+];
+
+const FEATURES = ["bulk-memory", "nontrapping-float-to-int", "reference-types", "multivalue", "sign-ext", "mutable-globals"];
+
+export async function shrink(pkg = join(root, "pkg")) {
+  const wasm = join(pkg, "tab_lease_bg.wasm");
+  const module = binaryen.readBinary(readFileSync(wasm));
+  module.setFeatures(binaryen.Features.All);
+  let emptied = 0;
+  for (let index = 0; index < module.getNumFunctions(); index++) {
+    const ref = module.getFunctionByIndex(index);
+    const { name, base } = binaryen.getFunctionInfo(ref);
+    if (base || !UNSEEN.some((pattern) => pattern.test(name))) continue;
+    binaryen.Function.setBody(ref, module.unreachable());
+    emptied++;
+  }
+  if (emptied < 20) throw new Error(`only ${emptied} functions to empty: the module has lost its names, or Rust has renamed them`);
+  writeFileSync(wasm, module.emitBinary());
+  module.dispose();
+  await must("wasm-opt", [
+    ...["-Oz", "--converge", "--strip-debug", "--strip-producers", "--strip-target-features"],
+    ...FEATURES.map((feature) => `--enable-${feature}`),
+    ...[wasm, "-o", wasm],
+  ]);
+  const glue = join(pkg, "tab_lease.js");
+  const { code } = await transform(readFileSync(glue, "utf8"), { minify: true, format: "esm", target: "es2022" });
+  writeFileSync(glue, code);
+}

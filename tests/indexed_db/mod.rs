@@ -1,0 +1,240 @@
+//! What only IndexedDB can do wrong: connections that go away, records that are not ours, databases
+//! that are somebody else's, stores that do not answer.
+
+use std::time::Duration;
+
+use js_sys::{Promise, Uint8Array};
+use tab_lease::platform::{random, sleep};
+use tab_lease::rules::Command;
+use tab_lease::store::indexed_db::{IndexedDbError, OBJECT_STORE};
+use tab_lease::{BackingStore, CrossProcessStoreLock, IndexedDbStore, LockError};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+use crate::store_contract::{Place, held, take};
+
+/// A database of its own.
+pub struct Indexed(pub String);
+
+impl Place for Indexed {
+    type Store = IndexedDbStore;
+
+    fn new() -> Self {
+        Self(["test", &random().to_string()].join("-"))
+    }
+
+    fn open(&self) -> IndexedDbStore {
+        IndexedDbStore::new(&self.0)
+    }
+}
+
+macro_rules! indexed_db {
+    () => {
+        indexed_db! {
+            fault_10_success_means_committed,
+            reopens_after_a_deletion,
+            reopens_after_a_lost_connection,
+            lets_a_newer_version_in,
+            a_damaged_record_is_an_error_and_stays,
+            a_foreign_database_is_left_alone,
+            an_empty_database_is_made_ours,
+            a_blocked_upgrade_says_so,
+            a_stalled_store_is_given_up,
+        }
+    };
+    ($($scenario:ident,)*) => {$(
+        #[wasm_bindgen_test::wasm_bindgen_test]
+        async fn $scenario() {
+            indexed_db::$scenario(<Indexed as store_contract::Place>::new()).await;
+        }
+    )*};
+}
+pub(crate) use indexed_db;
+
+// IndexedDB as another program would use it, sharing no code with the store under test.
+#[wasm_bindgen(inline_js = r#"
+const result = (request) => new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+});
+export const open = (name, version, stores) => {
+    const request = indexedDB.open(name, version);
+    request.onupgradeneeded = () => stores.forEach((store) => request.result.createObjectStore(store));
+    return result(request);
+};
+export const destroy = (name) => result(indexedDB.deleteDatabase(name));
+export const closeConnection = (db) => db.close();
+export const read = (db, store, key) => result(db.transaction(store).objectStore(store).get(key));
+export const write = (db, store, key, value) => {
+    const tx = db.transaction(store, "readwrite");
+    tx.objectStore(store).put(value, key);
+    return new Promise((resolve, reject) => { tx.oncomplete = () => resolve(); tx.onabort = () => reject(tx.error); });
+};
+// Keeps a readwrite transaction open until `stop` is called.
+export const occupy = (db, store) => {
+    const objects = db.transaction(store, "readwrite").objectStore(store);
+    let stopped = false;
+    const spin = () => { if (!stopped) objects.count().onsuccess = spin; };
+    spin();
+    return () => { stopped = true; };
+};
+"#)]
+extern "C" {
+    fn open(name: &str, version: Option<u32>, stores: Vec<String>) -> Promise;
+    fn destroy(name: &str) -> Promise;
+    #[wasm_bindgen(js_name = closeConnection)]
+    fn close_connection(db: &JsValue);
+    fn read(db: &JsValue, store: &str, key: &str) -> Promise;
+    fn write(db: &JsValue, store: &str, key: &str, value: JsValue) -> Promise;
+    fn occupy(db: &JsValue, store: &str) -> js_sys::Function;
+}
+
+async fn done(promise: Promise) -> JsValue {
+    JsFuture::from(promise).await.unwrap()
+}
+
+/// A connection of another program, which does not let go when asked.
+async fn foreign(place: &Indexed, version: Option<u32>, stores: &[&str]) -> JsValue {
+    let stores = stores.iter().map(|store| (*store).to_owned()).collect();
+    done(open(&place.0, version, stores)).await
+}
+
+fn ask() -> Command {
+    take(&tab_lease::rules::Requester {
+        tab: "a".to_owned(),
+        request: 1,
+    })
+}
+
+/// What another connection reads the moment the command is answered.
+pub async fn fault_10_success_means_committed(place: Indexed) {
+    let store = place.open();
+    held(store.apply("inbox", ask()).await.unwrap());
+    let db = foreign(&place, None, &[]).await;
+    for round in 2..12 {
+        held(store.apply("inbox", ask()).await.unwrap());
+        let bytes = done(read(&db, OBJECT_STORE, "inbox")).await;
+        let bytes = bytes.dyn_into::<Uint8Array>().unwrap().to_vec();
+        let record = tab_lease::rules::Record::decode(&bytes).unwrap();
+        assert_eq!(record.count, round - 1, "the write is there");
+    }
+    close_connection(&db);
+}
+
+pub async fn reopens_after_a_deletion(place: Indexed) {
+    let store = place.open();
+    held(store.apply("inbox", ask()).await.unwrap());
+    // Waits for our connection to be closed: we must not block it.
+    done(destroy(&place.0)).await;
+    held(store.apply("inbox", ask()).await.unwrap());
+}
+
+/// The holder notices: its renewal finds no record.
+pub async fn reopens_after_a_lost_connection(place: Indexed) {
+    let lock = CrossProcessStoreLock::new(place.open(), "inbox", "one");
+    let guard = lock.spin_lock(None).await.unwrap();
+    done(destroy(&place.0)).await;
+    let lost = guard.lost().await;
+    assert_eq!(lost.reason, tab_lease::LossReason::Superseded);
+    assert!(!guard.is_held());
+    let again = lock.spin_lock(None).await.unwrap();
+    assert!(again.token() > guard.token(), "tokens outlive a deletion");
+}
+
+pub async fn lets_a_newer_version_in(place: Indexed) {
+    let store = place.open();
+    held(store.apply("inbox", ask()).await.unwrap());
+    let newer = foreign(&place, Some(9), &["more"]).await;
+    close_connection(&newer);
+    // And whoever upgraded it has left the leases in it, so they go on.
+    let again = held(store.apply("inbox", ask()).await.unwrap());
+    assert_eq!(again.token, 100);
+}
+
+pub async fn a_damaged_record_is_an_error_and_stays(place: Indexed) {
+    let store = place.open();
+    let lock = CrossProcessStoreLock::new(place.open(), "inbox", "one");
+    lock.spin_lock(None).await.unwrap().release().await;
+    let db = foreign(&place, None, &[]).await;
+    let good = done(read(&db, OBJECT_STORE, "inbox")).await;
+    let good = good.dyn_into::<Uint8Array>().unwrap().to_vec();
+    let bytes = |bytes: &[u8]| JsValue::from(Uint8Array::from(bytes));
+    let longer = [&good[..], &[0]].concat();
+    for damage in [
+        JsValue::NULL,
+        JsValue::from(42),
+        JsValue::from("free"),
+        js_sys::Object::new().into(),
+        bytes(&[]),
+        bytes(&[0; 40]),
+        bytes(&[255; 40]),
+        bytes(&good[..good.len() - 1]),
+        bytes(&longer),
+    ] {
+        done(write(&db, OBJECT_STORE, "inbox", damage.clone())).await;
+        let answer = store.apply("inbox", ask()).await;
+        assert!(
+            matches!(answer, Err(IndexedDbError::Corrupt(_))),
+            "{answer:?}"
+        );
+        let refused = lock.try_lock_once().await;
+        assert!(matches!(
+            refused,
+            Err(LockError::Store(IndexedDbError::Corrupt(_)))
+        ));
+        let left = done(read(&db, OBJECT_STORE, "inbox")).await;
+        assert_eq!(
+            js_sys::JSON::stringify(&left),
+            js_sys::JSON::stringify(&damage)
+        );
+        assert!(store.records().await.unwrap().is_empty());
+    }
+    held(store.apply("other", ask()).await.unwrap());
+    close_connection(&db);
+}
+
+pub async fn a_foreign_database_is_left_alone(place: Indexed) {
+    let db = foreign(&place, Some(3), &["mails"]).await;
+    let answer = place.open().apply("inbox", ask()).await;
+    assert!(matches!(answer, Err(IndexedDbError::Foreign)), "{answer:?}");
+    close_connection(&db);
+    let db = foreign(&place, Some(3), &[]).await;
+    close_connection(&db);
+}
+
+pub async fn an_empty_database_is_made_ours(place: Indexed) {
+    close_connection(&foreign(&place, Some(1), &[]).await);
+    held(place.open().apply("inbox", ask()).await.unwrap());
+}
+
+pub async fn a_blocked_upgrade_says_so(place: Indexed) {
+    let blocker = foreign(&place, Some(1), &[]).await;
+    let store = place.open();
+    let answer = store.apply("inbox", ask()).await;
+    assert!(matches!(answer, Err(IndexedDbError::Blocked)), "{answer:?}");
+    close_connection(&blocker);
+    // The upgrade was only waiting: it goes through now, and the store is usable again.
+    for _ in 0..500 {
+        if store.apply("inbox", ask()).await.is_ok() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still blocked");
+}
+
+pub async fn a_stalled_store_is_given_up(place: Indexed) {
+    held(place.open().apply("inbox", ask()).await.unwrap());
+    let db = foreign(&place, None, &[]).await;
+    let store = place.open().with_timeout(Duration::from_millis(150));
+    let stop = occupy(&db, OBJECT_STORE);
+    let answer = store.apply("inbox", ask()).await;
+    assert!(matches!(answer, Err(IndexedDbError::Stalled)), "{answer:?}");
+    // A caller's own deadline comes first.
+    let lock = CrossProcessStoreLock::new(place.open(), "inbox", "one");
+    let late = lock.acquire(Some(Duration::from_millis(100))).await;
+    assert!(matches!(late, Err(LockError::Timeout)), "{late:?}");
+    stop.call0(&JsValue::NULL).unwrap();
+    held(store.apply("inbox", ask()).await.unwrap());
+    close_connection(&db);
+}

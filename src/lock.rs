@@ -189,11 +189,12 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         let last = max_backoff.unwrap_or(self.shared.config.max_backoff_ms);
         let pauses = pauses(self.shared.config.initial_backoff_ms);
         let pauses = pauses.take_while(|pause| *pause <= last);
-        self.seek(pauses, None).await
+        self.seek(pauses, None, Participant::ripe_in).await
     }
 
-    /// Waits for the lock for at most `timeout`, or for as long as it takes. Dropping the future
-    /// stops waiting. With a timeout of zero it asks once.
+    /// Waits for the lock for at most `timeout`, or for as long as it takes, and watches the present
+    /// lease closely enough to take over from a dead holder within that lease and a beat. Dropping
+    /// the future stops waiting. With a timeout of zero it asks once.
     ///
     /// # Errors
     ///
@@ -212,14 +213,16 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         }
         let deadline = timeout.map(|timeout| self.shared.clock.now().saturating_add(timeout));
         let pauses = pauses(initial_backoff_ms).map(|pause| pause.min(max_backoff_ms));
-        self.seek(pauses, deadline).await
+        self.seek(pauses, deadline, Participant::look_in).await
     }
 
-    /// Asks, pauses, asks again, until the lock is held, `pauses` end, or `deadline` comes.
+    /// Asks, pauses, asks again, until the lock is held, `pauses` end, or `deadline` comes. `cut`
+    /// may end a pause early.
     async fn seek(
         &self,
         pauses: impl Iterator<Item = u32>,
         deadline: Option<Duration>,
+        cut: fn(&Participant, Duration) -> Option<Duration>,
     ) -> Result<CrossProcessStoreLockGuard, LockError<S::Error>> {
         let _asking = Asking::begin(&self.shared);
         let search = async {
@@ -232,10 +235,10 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                 let Some(pause) = pause else { break };
                 let pause = Duration::from_millis(pause.into());
                 let now = self.shared.clock.now();
-                let ripe = self.shared.state().participant.ripe_in(now);
+                let cut = cut(&self.shared.state().participant, now);
                 tokio::select! {
                     biased;
-                    () = sleep(ripe.map_or(pause, |ripe| pause.min(ripe))) => {}
+                    () = sleep(cut.map_or(pause, |cut| cut.min(pause))) => {}
                     () = changed => {}
                 }
             }

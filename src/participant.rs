@@ -73,6 +73,8 @@ struct Observation {
     sighting: Sighting,
     since: Now,
     len: Duration,
+    /// How many wait who came before this tab, when it last looked.
+    ahead: usize,
 }
 
 /// What came of a take.
@@ -156,6 +158,21 @@ impl Participant {
         Some((seen.since + seen.len).saturating_sub(now))
     }
 
+    /// How soon a waiter should look again, if it watches a lease.
+    ///
+    /// An observation starts when a waiter sees the last renewal of a holder that died, so it must
+    /// look more often than a holder beats to take over within a lease and a beat: a twentieth of the
+    /// lease, for the first in the queue. Those behind look less often, and leave it the store.
+    #[must_use]
+    pub fn look_in(&self, now: Now) -> Option<Duration> {
+        let seen = self.observation?;
+        let behind = u32::try_from(seen.ahead)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        let pace = (seen.len / 20).saturating_mul(behind);
+        Some(pace.min((seen.since + seen.len).saturating_sub(now)))
+    }
+
     /// Asks for the lease. `request` is used if none is pending: a call that asks again, or for a
     /// second caller, goes on with the request that the store may know.
     pub fn take(
@@ -227,16 +244,13 @@ impl Participant {
                 }
                 let len = Duration::from_millis(waiting.len.into());
                 let sighting = waiting.sighting;
-                if self
-                    .observation
-                    .is_none_or(|seen| seen.sighting != sighting)
-                {
-                    self.observation = Some(Observation {
-                        sighting,
-                        since: now,
-                        len,
-                    });
-                }
+                let still = self.observation.filter(|seen| seen.sighting == sighting);
+                self.observation = Some(Observation {
+                    sighting,
+                    since: still.map_or(now, |seen| seen.since),
+                    len,
+                    ahead: waiting.ahead,
+                });
                 Taken::Busy
             }
             // A lease of 0 ms, which `Config` does not let through.

@@ -278,6 +278,8 @@ pub struct Waiting {
     pub len: u32,
     /// Who holds.
     pub holder: Requester,
+    /// How many wait who came before.
+    pub ahead: usize,
 }
 
 /// Applies one command to one record (`None`: there is none yet). Answers with the record to
@@ -336,6 +338,7 @@ fn take(record: Option<&Record>, take: &Take) -> (Option<Record>, Outcome) {
                 sighting: next.sighting(),
                 len: next.len,
                 holder,
+                ahead: next.queue.iter().take_while(|w| w.who != take.who).count(),
             };
             ((next != *found).then_some(next), Outcome::Waiting(waiting))
         }

@@ -20,18 +20,21 @@ export function say(line) {
   console.log(`\x1b[1m» ${line}\x1b[0m`);
 }
 
-/** Runs a command with its output shown; resolves with the exit code and, where asked, the text. */
+/**
+ * Runs a command; resolves with its exit code and, where asked, its text. Its output is shown, unless
+ * `quiet`; with `tee` it is shown and kept.
+ */
 export function run(command, args, { quiet = false, cwd = root, extraEnv = {}, tee = false } = {}) {
   return new Promise((resolve, reject) => {
     const capture = quiet || tee;
     const child = spawn(command, args, {
       cwd,
       env: { ...env, ...extraEnv },
-      stdio: ["ignore", capture ? "pipe" : "inherit", capture ? "pipe" : "inherit"],
+      stdio: ["ignore", capture ? "pipe" : "inherit", capture && quiet !== "stdout" ? "pipe" : "inherit"],
     });
     let text = "";
     if (capture) {
-      for (const stream of [child.stdout, child.stderr]) {
+      for (const stream of [child.stdout, ...(quiet === "stdout" ? [] : [child.stderr])]) {
         stream.setEncoding("utf8");
         stream.on("data", (chunk) => {
           text += chunk;

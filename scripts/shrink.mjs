@@ -21,12 +21,21 @@ const UNSEEN = [
   /\b(rust_begin_unwind|rust_panic|__rust_start_panic)\b/,
 ];
 
-const FEATURES = ["bulk-memory", "nontrapping-float-to-int", "reference-types", "multivalue", "sign-ext", "mutable-globals"];
+/** What rustc's wasm32 target and wasm-bindgen use; all engines of the last years have it. */
+const FEATURES = {
+  "bulk-memory": "BulkMemory",
+  "bulk-memory-opt": "BulkMemoryOpt",
+  "multivalue": "Multivalue",
+  "mutable-globals": "MutableGlobals",
+  "nontrapping-float-to-int": "NontrappingFPToInt",
+  "reference-types": "ReferenceTypes",
+  "sign-ext": "SignExt",
+};
 
 export async function shrink(pkg = join(root, "pkg")) {
   const wasm = join(pkg, "tab_lease_bg.wasm");
   const module = binaryen.readBinary(readFileSync(wasm));
-  module.setFeatures(binaryen.Features.All);
+  module.setFeatures(Object.values(FEATURES).reduce((all, name) => all | binaryen.Features[name], 0));
   let emptied = 0;
   for (let index = 0; index < module.getNumFunctions(); index++) {
     const ref = module.getFunctionByIndex(index);
@@ -40,7 +49,7 @@ export async function shrink(pkg = join(root, "pkg")) {
   module.dispose();
   await must("wasm-opt", [
     ...["-Oz", "--converge", "--strip-debug", "--strip-producers", "--strip-target-features"],
-    ...FEATURES.map((feature) => `--enable-${feature}`),
+    ...Object.keys(FEATURES).map((feature) => `--enable-${feature}`),
     ...[wasm, "-o", wasm],
   ]);
   const glue = join(pkg, "tab_lease.js");

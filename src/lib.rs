@@ -43,3 +43,8 @@ pub use store::BackingStore;
 #[cfg(target_arch = "wasm32")]
 pub use store::indexed_db::IndexedDbStore;
 pub use store::memory::MemoryStore;
+
+/// Runs the README's Rust example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,76 @@
+// What the tests evaluate in real tabs: the package as `tabLease`, and a counter in IndexedDB that
+// loses updates unless somebody takes turns.
+import * as tabLease from "../../js/index.js";
+
+const result = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+let counterDb;
+
+/** The counter's database, shared by the tabs and by no lock. */
+function counters() {
+  counterDb ??= new Promise((resolve, reject) => {
+    const request = indexedDB.open("counters", 1);
+    request.onupgradeneeded = () => request.result.createObjectStore("counters");
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  return counterDb;
+}
+
+const counter = {
+  async read(name) {
+    const db = await counters();
+    return (await result(db.transaction("counters").objectStore("counters").get(name))) ?? 0;
+  },
+
+  async write(name, value) {
+    const db = await counters();
+    const tx = db.transaction("counters", "readwrite");
+    tx.objectStore("counters").put(value, name);
+    await new Promise((resolve, reject) => {
+      tx.oncomplete = () => resolve();
+      tx.onabort = () => reject(tx.error);
+    });
+  },
+
+  /** A read and a write in two transactions: whoever gets in between is overwritten. */
+  async increment(name) {
+    const value = await counter.read(name);
+    await counter.write(name, value + 1);
+    return value + 1;
+  },
+};
+
+/** Resolves in all tabs at once, when one of them calls `start()`. */
+const starts = new BroadcastChannel("start");
+const started = () => new Promise((resolve) => starts.addEventListener("message", () => resolve(), { once: true }));
+const start = () => starts.postMessage("go");
+
+/** How a call ended, in a form that crosses over to the test. */
+const outcome = (promise) =>
+  promise.then(
+    (value) => ({ value }),
+    (error) => ({
+      error: {
+        kind: error?.constructor?.name,
+        name: error?.name,
+        code: error?.code,
+        message: error?.message,
+        cause: error?.cause === undefined ? undefined : String(error.cause),
+        token: error?.token,
+      },
+    }),
+  );
+
+/** Resolves with the reason once the signal is aborted. */
+const aborted = (signal) =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve(signal.reason);
+    else signal.addEventListener("abort", () => resolve(signal.reason), { once: true });
+  });
+
+Object.assign(window, { tabLease, counter, started, start, outcome, aborted, ready: true });

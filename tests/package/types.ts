@@ -1,0 +1,57 @@
+// Compiled, not run: the declarations must fit how the package is used, and refuse what it refuses.
+import {
+  acquire,
+  createLocks,
+  LEASE_STORE,
+  LeaseLostError,
+  query,
+  StoreError,
+  TimeoutError,
+  tryAcquire,
+  withLease,
+} from "tab-lease";
+import type { HeldLockInfo, Lease, LockInfo, Locks, LocksSettings } from "tab-lease";
+
+type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+const is = <_T extends true>() => {};
+
+export async function uses() {
+  const lease = await acquire("a", { timeout: 5, signal: new AbortController().signal });
+  is<Equal<typeof lease, Lease>>();
+  is<Equal<typeof lease.token, number>>();
+  is<Equal<typeof lease.dirty, boolean>>();
+  is<Equal<typeof lease.signal, AbortSignal>>();
+  is<Equal<ReturnType<typeof lease.release>, Promise<void>>>();
+  {
+    await using held = await acquire("a");
+    held.name.length;
+  }
+  const tried = await tryAcquire("a");
+  is<Equal<typeof tried, Lease | null>>();
+  const sum = await withLease("a", async (lease) => lease.token + 1);
+  is<Equal<typeof sum, number>>();
+  const text = await withLease("a", { timeout: 5 }, () => "text");
+  is<Equal<typeof text, string>>();
+  const { held, pending } = await query();
+  is<Equal<typeof held, HeldLockInfo[]>>();
+  is<Equal<typeof pending, LockInfo[]>>();
+  const settings: LocksSettings = { database: "d", holder: "h", leaseMs: 1, heartbeatMs: 1, storeTimeoutMs: 1 };
+  const locks: Locks = createLocks(settings);
+  await locks.withLease("a", () => 1);
+  is<Equal<typeof LEASE_STORE, "leases">>();
+  try {
+    await locks.acquire("a");
+  } catch (error) {
+    if (error instanceof LeaseLostError) error.token.toFixed();
+    if (error instanceof TimeoutError) is<Equal<typeof error.code, "TIMEOUT">>();
+    if (error instanceof StoreError && error.code === "STORE_BLOCKED") throw error.cause;
+  }
+  // @ts-expect-error a name is a string
+  await acquire(7);
+  // @ts-expect-error there is no such option
+  await acquire("a", { mode: "shared" });
+  // @ts-expect-error it never waits
+  await tryAcquire("a", { timeout: 5 });
+  // @ts-expect-error a lease is not made by hand
+  lease.token = 7;
+}

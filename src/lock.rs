@@ -149,6 +149,8 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
 
     /// Tries once, and never waits for another holder: `None` if there is one.
     ///
+    /// `None` as well if the store is slower than the lease is long.
+    ///
     /// A holder that died is only found out by watching its lease stand still, so the first tries
     /// after a crash answer `None`; tries that come later than a lease length after the first one
     /// succeed.
@@ -246,6 +248,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         let shared = &self.shared;
         let called_at = shared.state().takes;
         let _turn = shared.turn.lock().await;
+        let mut late = false;
         loop {
             let (sent, take) = {
                 let mut state = shared.state();
@@ -285,7 +288,15 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                     tracing::trace!(key = shared.key, "lock busy");
                     return Ok(None);
                 }
-                Taken::Late => tracing::debug!(key = shared.key, "lease over before it began"),
+                Taken::Late => {
+                    tracing::debug!(key = shared.key, "lease over before it began");
+                    // Once is a pause of this process. Twice, the store is slower than the lease,
+                    // or the lease is shorter than the margin; whoever goes on asking pauses first.
+                    if late {
+                        return Ok(None);
+                    }
+                    late = true;
+                }
             }
         }
     }

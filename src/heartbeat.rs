@@ -96,7 +96,8 @@ async fn hold<S: BackingStore>(
             }
             Renewed::Late(quit) => (quit, loss_by_time(store_failed)),
             Renewed::Lost(quit) => (quit, LossReason::Superseded),
-            Renewed::Stale => return (None, None),
+            // The request ended meanwhile; how is for the next look to find out.
+            Renewed::Stale => continue,
         };
         state.lose(reason);
         return (Some(quit), None);

@@ -11,7 +11,7 @@ use crate::error::LossReason;
 use crate::guard::{Phase, Tenure};
 use crate::lock::Shared;
 use crate::participant::{Due, Renewed};
-use crate::platform::{sleep, sleep_until};
+use crate::platform::sleep_until;
 use crate::rules::Command;
 use crate::store::BackingStore;
 
@@ -36,10 +36,13 @@ async fn hold<S: BackingStore>(
     let beat = Duration::from_millis(shared.config.heartbeat_ms.into());
     let mut store_failed = false;
     loop {
+        // Never past the end of the lease: from then on somebody else may hold, and the guards
+        // must have been told.
+        let next = (shared.clock.now() + beat).min(tenure.good_until());
         tokio::select! {
             biased;
             () = tenure.unused.notified() => {}
-            () = sleep(beat) => {}
+            () = sleep_until(shared.clock, next) => {}
         }
         let sent = shared.clock.now();
         let renewal = {
@@ -93,7 +96,8 @@ async fn hold<S: BackingStore>(
             }
             Renewed::Late(quit) => (quit, loss_by_time(store_failed)),
             Renewed::Lost(quit) => (quit, LossReason::Superseded),
-            Renewed::Stale => return (None, None),
+            // The request ended meanwhile; how is for the next look to find out.
+            Renewed::Stale => continue,
         };
         state.lose(reason);
         return (Some(quit), None);

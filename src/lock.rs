@@ -50,13 +50,25 @@ use crate::store::BackingStore;
 /// ```
 pub struct CrossProcessStoreLock<S: BackingStore> {
     shared: Arc<Shared<S>>,
+    handle: Arc<Handle<S>>,
 }
 
 impl<S: BackingStore> Clone for CrossProcessStoreLock<S> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
+            handle: Arc::clone(&self.handle),
         }
+    }
+}
+
+/// What only the clones of a lock own together, and no heartbeat does: when the last of them goes,
+/// so does the lock object.
+struct Handle<S: BackingStore>(Arc<Shared<S>>);
+
+impl<S: BackingStore> Drop for Handle<S> {
+    fn drop(&mut self) {
+        self.0.state().abandon();
     }
 }
 
@@ -86,6 +98,8 @@ pub(crate) struct State {
     pub(crate) participant: Participant,
     past: Arc<Mutex<Past>>,
     tenure: Option<Arc<Tenure>>,
+    /// The end of a request that the heartbeat has yet to send. See [`State::abandon`].
+    unsent: Option<Command>,
     /// Callers that want the lock now.
     asking: usize,
     /// Takes so far, and the latest of them that was answered "busy".
@@ -134,6 +148,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             participant: Participant::new(tab_id(&holder), config.lease_ms, margin),
             past,
             tenure: None,
+            unsent: None,
             asking: 0,
             takes: 0,
             refused: 0,
@@ -148,9 +163,9 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = Arc::new(shared);
+        let handle = Arc::new(Handle(Arc::clone(&shared)));
+        Self { shared, handle }
     }
 
     /// The name given to [`CrossProcessStoreLock::new`].
@@ -160,6 +175,8 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     }
 
     /// Tries once, and never waits for another holder: `None` if there is one.
+    ///
+    /// `None` as well if the store is slower than the lease is long.
     ///
     /// A holder that died is only found out by watching its lease stand still, so the first tries
     /// after a crash answer `None`; tries that come later than a lease length after the first one
@@ -261,6 +278,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         let shared = &self.shared;
         let called_at = shared.state().takes;
         let _turn = shared.turn.lock().await;
+        let mut late = false;
         loop {
             let (sent, take) = {
                 let mut state = shared.state();
@@ -300,7 +318,15 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                     tracing::trace!(key = shared.key, "lock busy");
                     return Ok(None);
                 }
-                Taken::Late => tracing::debug!(key = shared.key, "lease over before it began"),
+                Taken::Late => {
+                    tracing::debug!(key = shared.key, "lease over before it began");
+                    // Once is a pause of this process. Twice, the store is slower than the lease,
+                    // or the lease is shorter than the margin; whoever goes on asking pauses first.
+                    if late {
+                        return Ok(None);
+                    }
+                    late = true;
+                }
             }
         }
     }
@@ -374,7 +400,17 @@ impl State {
     /// Ends the present tenure by release; the caller sends the command.
     pub(crate) fn release(&mut self) -> Option<Command> {
         self.tenure = None;
-        self.participant.end(&mut lock(&self.past))
+        let quit = self.participant.end(&mut lock(&self.past));
+        quit.or_else(|| self.unsent.take())
+    }
+
+    /// Ends a request that nobody can share any more: its guards are gone, and so is the lock
+    /// object. The heartbeat would find that out when it next runs, but a lock object made anew
+    /// before that would be refused its own earlier lease. Sending the quit is left to it.
+    fn abandon(&mut self) {
+        if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_used()) {
+            self.unsent = self.participant.end(&mut lock(&self.past));
+        }
     }
 
     /// Ends the present tenure by loss, and tells its guards.

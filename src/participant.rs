@@ -35,6 +35,10 @@ use crate::rules::{Command, Fresh, Last, Mode, Outcome, Requester, Sighting, Tak
 /// A point on the tab's own monotonic clock, from an origin of its own.
 pub type Now = Duration;
 
+/// The highest first token that a wall clock may lead to (that of the year 2109). A clock set
+/// further ahead would leave tokens no room to grow in, and so make the record corrupt.
+const MAX_FRESH_TOKEN: u64 = 1 << 52;
+
 /// What a tab remembers about a key for as long as it lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Past {
@@ -205,7 +209,7 @@ impl Participant {
             ended: past.ended.clone(),
             fresh: Fresh {
                 epoch: fresh_epoch,
-                token: seen.max(wall.saturating_mul(1024)),
+                token: seen.max(wall.saturating_mul(1024).min(MAX_FRESH_TOKEN)),
             },
             wall,
         }

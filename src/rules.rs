@@ -287,9 +287,7 @@ pub struct Waiting {
 #[must_use]
 pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Outcome) {
     match command {
-        Command::Take(Take { who, len: 0, .. }) | Command::Renew { who, len: 0, .. } => {
-            quit(record, who)
-        }
+        Command::Take(Take { who, len: 0, .. }) => quit(record, who),
         Command::Take(take) => self::take(record, take),
         Command::Renew { who, token, len } => renew(record, who, *token, *len),
         Command::Quit { who } => quit(record, who),
@@ -366,6 +364,9 @@ fn renew(
 ) -> (Option<Record>, Outcome) {
     match record {
         Some(found) if found.token == token && found.holder.as_ref() == Some(who) => {
+            if len == 0 {
+                return quit(record, who);
+            }
             let mut next = found.clone();
             next.count += 1;
             next.len = len;

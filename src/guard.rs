@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::error::{LeaseLost, LossReason};
 use crate::participant::Holding;
-use crate::platform::Clock;
+use crate::platform::{Clock, sleep_until};
 
 /// How a tenure stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,15 +144,22 @@ impl CrossProcessStoreLockGuard {
 
     /// Drops the guard. If it was the last, resolves when the store has been told, so that whoever
     /// asks next gets the lock. Never fails: a lease that the store could not be told about lapses
-    /// by itself.
+    /// by itself, and nobody waits for longer than that.
     pub async fn release(self) {
         let tenure = Arc::clone(&self.tenure);
         drop(self);
         let mut phase = tenure.phase.subscribe();
-        while *phase.borrow_and_update() == Phase::Held && !tenure.is_used() {
-            if phase.changed().await.is_err() {
-                return;
+        let told = async {
+            while *phase.borrow_and_update() == Phase::Held && !tenure.is_used() {
+                if phase.changed().await.is_err() {
+                    return;
+                }
             }
+        };
+        tokio::select! {
+            biased;
+            () = told => {}
+            () = sleep_until(tenure.clock, tenure.good_until()) => {}
         }
     }
 }

@@ -576,6 +576,17 @@ async fn a_release_that_fails_locks_the_same_process_out_of_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_that_is_never_answered_is_not_waited_for_past_the_lease() {
+    let world = World::new();
+    let (lock, link) = world.process("first");
+    let guard = take_now(&lock).await;
+    link.everything_is(Conduct::Stall);
+    let before = link.now();
+    guard.release().await;
+    assert!(link.now() - before <= ms(500));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_fails_costs_the_others_one_lease() {
     let world = World::new();
     let (lock, link) = world.process("first");

@@ -102,6 +102,7 @@ fn waiting(count: u64, len: u32) -> Outcome {
             tab: "other".to_owned(),
             request: 7,
         },
+        ahead: 0,
     })
 }
 

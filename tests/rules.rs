@@ -233,6 +233,7 @@ fn take_by_another_waits_and_joins_only_if_it_asked_to() {
         sighting: held().sighting(),
         len: 500,
         holder: alice(),
+        ahead: 1,
     });
     let (write, outcome) = apply(Some(&held()), &Command::Take(take(carol())));
     assert_eq!((write, &outcome), (None, &told));

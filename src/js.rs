@@ -17,7 +17,7 @@ use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Cause, IndexedDbError};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IndexedDbStore, LockError,
-    LossReason,
+    LossReason, Wake,
 };
 
 type Failure = LockError<IndexedDbError>;
@@ -26,13 +26,14 @@ type Failure = LockError<IndexedDbError>;
 #[wasm_bindgen]
 pub struct RawLocks {
     store: IndexedDbStore,
+    wake: Wake,
     holder: String,
     config: Config,
 }
 
 #[wasm_bindgen]
 impl RawLocks {
-    /// Touches nothing. Durations are in ms.
+    /// Touches no store. Durations are in ms.
     #[wasm_bindgen(constructor)]
     pub fn new(
         database: &str,
@@ -50,6 +51,7 @@ impl RawLocks {
         let store = IndexedDbStore::new(database).with_timeout(timeout);
         Self {
             store,
+            wake: Wake::channel(&["tab-lease:", database].concat()),
             holder,
             config,
         }
@@ -59,13 +61,8 @@ impl RawLocks {
     /// held, for `dirty`.
     pub fn lock(&self, key: String) -> RawLock {
         let (store, holder) = (self.store.clone(), self.holder.clone());
-        RawLock(CrossProcessStoreLock::build(
-            store,
-            key,
-            holder,
-            self.config,
-            Arc::default(),
-        ))
+        let lock = CrossProcessStoreLock::build(store, key, holder, self.config, Arc::default());
+        RawLock(lock.woken_by(&self.wake))
     }
 
     /// Resolves with an array of what every readable record says.

@@ -12,6 +12,7 @@
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
 //! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
+//! - [`Wake`]: messages that wake a waiter before it asks by itself.
 //! - [`platform`]: the only place that knows which platform this is.
 //!
 //! # When not to use it
@@ -27,11 +28,14 @@ mod guard;
 mod heartbeat;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 mod js;
+#[cfg(target_arch = "wasm32")]
+mod lifecycle;
 mod lock;
 pub mod participant;
 pub mod platform;
 pub mod rules;
 pub mod store;
+mod wake;
 
 pub use config::{
     Config, EXTEND_LEASE_EVERY_MS, INITIAL_BACKOFF_MS, LEASE_DURATION_MS, MAX_BACKOFF_MS,
@@ -43,6 +47,7 @@ pub use store::BackingStore;
 #[cfg(target_arch = "wasm32")]
 pub use store::indexed_db::IndexedDbStore;
 pub use store::memory::MemoryStore;
+pub use wake::Wake;
 
 /// Runs the README's Rust example.
 #[cfg(doctest)]

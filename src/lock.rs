@@ -27,8 +27,9 @@ use crate::guard::{CrossProcessStoreLockGuard, Phase, Tenure};
 use crate::heartbeat;
 use crate::participant::{Due, Participant, Past, Taken};
 use crate::platform::{self, Clock, Spawner, sleep, sleep_until};
-use crate::rules::{Command, Take};
+use crate::rules::{Command, Outcome, Take};
 use crate::store::BackingStore;
+use crate::wake::Wake;
 
 /// A lock that is shared through a [`BackingStore`] by everybody who uses the same store and key.
 /// Clones are the same lock; within a process they share it.
@@ -90,8 +91,10 @@ pub(crate) struct Shared<S> {
     state: Mutex<State>,
     /// Held by whoever has a take in flight.
     turn: tokio::sync::Mutex<()>,
-    /// Tells waiting callers to look again: a tenure has begun or ended.
-    changed: Notify,
+    /// Tells waiting callers to look again: a tenure has begun or ended here, or a message said that
+    /// this tab was granted the lock.
+    changed: Arc<Notify>,
+    wake: OnceLock<Wake>,
 }
 
 pub(crate) struct State {
@@ -161,11 +164,23 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             clock: Clock::start(),
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
-            changed: Notify::new(),
+            changed: Arc::default(),
+            wake: OnceLock::new(),
         };
         let shared = Arc::new(shared);
         let handle = Arc::new(Handle(Arc::clone(&shared)));
         Self { shared, handle }
+    }
+
+    /// Lets messages wake the callers that wait for this lock, and sends them to others. Without,
+    /// they ask the store from time to time. Only the first call counts.
+    #[must_use]
+    pub fn woken_by(self, wake: &Wake) -> Self {
+        let Shared { key, holder, .. } = &*self.shared;
+        if self.shared.wake.set(wake.clone()).is_ok() {
+            wake.listen(key, &tab_id(holder), &self.shared.changed);
+        }
+        self
     }
 
     /// The name given to [`CrossProcessStoreLock::new`].
@@ -337,11 +352,18 @@ impl<S: BackingStore> Shared<S> {
         lock(&self.state)
     }
 
-    /// Tells the store that a request has ended. If that fails, the next take of this process says
-    /// it again, and for everybody else the lease lapses.
+    /// Tells the store that a request has ended, and whoever is granted the lock by that. If it
+    /// fails, the next take of this process says it again, and for everybody else the lease lapses.
     pub(crate) async fn quit(&self, quit: Command) {
         match self.store.apply(&self.key, quit.clone()).await {
-            Ok(_) => lock(&self.state().past).confirmed(&quit),
+            Ok(outcome) => {
+                lock(&self.state().past).confirmed(&quit);
+                if let (Outcome::Gone { granted: Some(to) }, Some(wake)) =
+                    (outcome, self.wake.get())
+                {
+                    wake.granted(&self.key, &to);
+                }
+            }
             Err(error) => {
                 tracing::warn!(key = self.key, %error, "release not written; the lease will lapse");
             }

@@ -258,7 +258,7 @@ impl Participant {
                 Taken::Busy
             }
             // A lease of 0 ms, which `Config` does not let through.
-            Outcome::Refused | Outcome::Gone => Taken::Busy,
+            Outcome::Refused | Outcome::Gone { .. } => Taken::Busy,
         }
     }
 

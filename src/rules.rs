@@ -18,8 +18,12 @@
 //! | take | another | held | waiting; joins the queue if it asked to |
 //! | renew | its holder, of that token | held | held, count grown |
 //! | renew | anybody else | anything | refused, nothing changes |
-//! | quit | its holder | held | free |
+//! | quit | its holder | held | free, or granted to the head of the queue, token grown |
 //! | quit | anybody else | anything | leaves the queue |
+//!
+//! The queue is first in, first out. Whoever is granted the lock there learns of it by a message
+//! or by its next take, which the record answers "yours"; until then nobody renews, so a head of the
+//! queue that is gone costs the others the length of one lease.
 //!
 //! Expiry is judged by **observation**: a waiter that has seen one [`Sighting`] (epoch, token,
 //! count) for the record's whole lease length on its own monotonic clock says so, and the rule checks
@@ -253,7 +257,10 @@ pub enum Outcome {
     /// The renewed lease is not (any longer) yours. Nothing was changed.
     Refused,
     /// The request is out of the record, wherever it was.
-    Gone,
+    Gone {
+        /// Who was granted the lock by that, if anybody.
+        granted: Option<Requester>,
+    },
 }
 
 /// The lease is the asker's.
@@ -310,19 +317,25 @@ fn take(record: Option<&Record>, take: &Take) -> (Option<Record>, Outcome) {
         });
     };
     let mut next = found.clone();
-    for request in &take.ended {
-        let request = *request;
-        let tab = take.who.tab.clone();
-        leave(&mut next, &Requester { tab, request });
+    // Those who wait go first, so that none of them is granted what the holder gives up.
+    let ended = |who: &Requester| who.tab == take.who.tab && take.ended.contains(&who.request);
+    next.queue.retain(|w| !ended(&w.who));
+    if let Some(holder) = found.holder.as_ref().filter(|holder| ended(holder)) {
+        leave(&mut next, holder);
     }
-    let unchanged = take.unchanged == Some(next.sighting());
+    // What was seen must be what was found, and still stand now that the ended ones are out.
+    let seen = next.sighting() == found.sighting() && take.unchanged == Some(found.sighting());
     match &next.holder {
         Some(holder) if *holder == take.who => {
+            if next.count == 0 {
+                // Perhaps the first word of somebody who was granted the lock out of the queue.
+                next.since = take.wall;
+            }
             next.count += 1;
             next.len = take.len;
             granted(next)
         }
-        Some(holder) if !unchanged => {
+        Some(holder) if !seen => {
             let holder = holder.clone();
             if take.join && next.queue.iter().all(|w| w.who != take.who) {
                 next.queue.push(Waiter {
@@ -343,13 +356,7 @@ fn take(record: Option<&Record>, take: &Take) -> (Option<Record>, Outcome) {
         _ => {
             dismiss(&mut next);
             next.queue.retain(|w| w.who != take.who);
-            // Two at a time: the odd token between them is the one that a holder may hand on
-            // without asking the store, so no number is ever used twice.
-            next.token += 2;
-            next.count = 0;
-            next.holder = Some(take.who.clone());
-            next.mode = take.mode;
-            next.len = take.len;
+            seat(&mut next, take.who.clone(), take.mode, take.len);
             next.since = take.wall;
             granted(next)
         }
@@ -377,24 +384,38 @@ fn renew(
 }
 
 fn quit(record: Option<&Record>, who: &Requester) -> (Option<Record>, Outcome) {
-    let changed = record.and_then(|found| {
-        let mut next = found.clone();
-        leave(&mut next, who);
-        (next != *found).then_some(next)
-    });
-    (changed, Outcome::Gone)
+    let Some(found) = record else {
+        return (None, Outcome::Gone { granted: None });
+    };
+    let mut next = found.clone();
+    let granted = leave(&mut next, who);
+    ((next != *found).then_some(next), Outcome::Gone { granted })
 }
 
-/// `who` is out: a held record becomes free, a waiter is out of the queue.
-fn leave(record: &mut Record, who: &Requester) {
-    if record.holder.as_ref() == Some(who) {
-        dismiss(record);
-        // Nobody is granted anything here: those who wait find the record free when they next ask,
-        // and join again if they come too late.
-        record.queue.clear();
-    } else {
+/// `who` is out: of the queue, or of a held record, which the head of the queue is granted then.
+fn leave(record: &mut Record, who: &Requester) -> Option<Requester> {
+    if record.holder.as_ref() != Some(who) {
         record.queue.retain(|w| w.who != *who);
+        return None;
     }
+    dismiss(record);
+    if record.queue.is_empty() {
+        return None;
+    }
+    let head = record.queue.remove(0);
+    seat(record, head.who.clone(), head.mode, head.len);
+    Some(head.who)
+}
+
+/// Begins a new holder's time.
+fn seat(record: &mut Record, who: Requester, mode: Mode, len: u32) {
+    // Two at a time: the odd token between them is the one that a holder may hand on without asking
+    // the store, so no number is ever used twice.
+    record.token += 2;
+    record.count = 0;
+    record.holder = Some(who);
+    record.mode = mode;
+    record.len = len;
 }
 
 /// Ends the present holder's time and remembers it.

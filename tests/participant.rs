@@ -186,7 +186,11 @@ fn a_renewal_confirmed_after_the_lease_is_late_and_ends_it() {
 
 #[test]
 fn a_refused_renewal_ends_it() {
-    for refusal in [Outcome::Refused, Outcome::Gone, waiting(0, LEN)] {
+    for refusal in [
+        Outcome::Refused,
+        Outcome::Gone { granted: None },
+        waiting(0, LEN),
+    ] {
         let mut tab = Tab::holding(ms(0));
         let renewed = tab.renewed(ms(50), ms(51), &refusal);
         assert_eq!(renewed, Renewed::Lost(quit(1)), "{refusal:?}");

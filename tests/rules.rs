@@ -300,15 +300,75 @@ fn renew_by_anybody_else_is_refused_and_changes_nothing() {
     }
 }
 
-#[test]
-fn quit_by_its_holder_frees_it() {
-    let quit = Command::Quit { who: alice() };
-    let (write, outcome) = apply(Some(&held()), &quit);
-    assert_eq!((write, outcome), (Some(free()), Outcome::Gone));
+/// `held()`, with nobody waiting.
+fn held_alone() -> Record {
+    Record {
+        queue: Vec::new(),
+        ..held()
+    }
+}
+
+/// `held()`, after its holder has quit: the head of the queue has it.
+fn handed_over() -> Record {
+    Record {
+        token: 102,
+        count: 0,
+        holder: Some(bob()),
+        len: 600,
+        queue: Vec::new(),
+        last: by("alice", 100),
+        ..held()
+    }
+}
+
+fn gone(granted: Option<Requester>) -> Outcome {
+    Outcome::Gone { granted }
 }
 
 #[test]
-fn a_lease_of_zero_by_its_holder_frees_it() {
+fn quit_by_its_holder_frees_it_if_nobody_waits() {
+    let quit = Command::Quit { who: alice() };
+    let answer = apply(Some(&held_alone()), &quit);
+    assert_eq!(answer, (Some(free()), gone(None)));
+}
+
+#[test]
+fn quit_by_its_holder_grants_it_to_the_head_of_the_queue() {
+    let quit = Command::Quit { who: alice() };
+    let answer = apply(Some(&held()), &quit);
+    assert_eq!(answer, (Some(handed_over()), gone(Some(bob()))));
+
+    // Whoever it was granted to finds it when it asks, and may renew and quit it.
+    let (write, outcome) = apply(Some(&handed_over()), &Command::Take(take(bob())));
+    assert!(matches!(outcome, Outcome::Held(Held { token: 102, .. })));
+    let found = write.expect("a sign of life");
+    assert_eq!((found.count, found.since), (1, 2_000_000));
+    // If it gave up meanwhile, its own quit passes it on.
+    let (write, _) = apply(Some(&handed_over()), &Command::Quit { who: bob() });
+    assert_eq!(write.unwrap().holder, None);
+}
+
+#[test]
+fn the_queue_is_first_in_first_out() {
+    let mut record = held_alone();
+    for waiter in [carol(), bob(), who("dave", 3)] {
+        let joining = Take {
+            join: true,
+            ..take(waiter)
+        };
+        record = apply(Some(&record), &Command::Take(joining)).0.unwrap();
+    }
+    for next in [carol(), bob(), who("dave", 3)] {
+        let holder = record.holder.clone().unwrap();
+        let (write, outcome) = apply(Some(&record), &Command::Quit { who: holder });
+        record = write.unwrap();
+        assert_eq!(outcome, gone(Some(next.clone())));
+        assert_eq!(record.holder, Some(next));
+    }
+}
+
+#[test]
+fn a_lease_of_zero_by_its_holder_is_quitting() {
     let zero_take = Take {
         len: 0,
         ..take(alice())
@@ -319,8 +379,10 @@ fn a_lease_of_zero_by_its_holder_frees_it() {
         len: 0,
     };
     for command in [Command::Take(zero_take), zero_renewal] {
+        let answer = apply(Some(&held_alone()), &command);
+        assert_eq!(answer, (Some(free()), gone(None)), "{command:?}");
         let answer = apply(Some(&held()), &command);
-        assert_eq!(answer, (Some(free()), Outcome::Gone), "{command:?}");
+        assert_eq!(answer, (Some(handed_over()), gone(Some(bob()))));
     }
 }
 
@@ -331,13 +393,13 @@ fn quit_by_anybody_else_leaves_the_queue() {
         queue: Vec::new(),
         ..held()
     };
-    assert_eq!((write, outcome), (Some(written), Outcome::Gone));
+    assert_eq!((write, outcome), (Some(written), gone(None)));
 
     for stranger in [carol(), who("alice", 2), who("bob", 1)] {
         let quit = Command::Quit { who: stranger };
-        assert_eq!(apply(Some(&held()), &quit), (None, Outcome::Gone));
-        assert_eq!(apply(Some(&free()), &quit), (None, Outcome::Gone));
-        assert_eq!(apply(None, &quit), (None, Outcome::Gone));
+        assert_eq!(apply(Some(&held()), &quit), (None, gone(None)));
+        assert_eq!(apply(Some(&free()), &quit), (None, gone(None)));
+        assert_eq!(apply(None, &quit), (None, gone(None)));
     }
 }
 
@@ -348,7 +410,7 @@ fn ended_requests_of_the_same_tab_quit_first() {
         ended: vec![1],
         ..take(who("alice", 9))
     };
-    let (write, outcome) = apply(Some(&held()), &Command::Take(anew));
+    let (write, outcome) = apply(Some(&held_alone()), &Command::Take(anew.clone()));
     let told = Held {
         epoch: 42,
         token: 102,
@@ -357,6 +419,11 @@ fn ended_requests_of_the_same_tab_quit_first() {
     };
     assert_eq!(outcome, Outcome::Held(told));
     assert_eq!(write.unwrap().holder, Some(who("alice", 9)));
+
+    // Unless somebody has waited for it.
+    let (write, outcome) = apply(Some(&held()), &Command::Take(anew));
+    assert_eq!(write, Some(handed_over()));
+    assert!(matches!(outcome, Outcome::Waiting(_)));
 
     // Another tab's lease of the same request number is not its own.
     let stranger = Take {

@@ -143,7 +143,7 @@ pub async fn frees_by_a_lease_of_zero<P: Place>(place: P) {
     let (a, b) = (who("a", 1), who("b", 1));
     let token = held(store.apply(KEY, take(&a)).await.unwrap()).token;
     let freed = store.apply(KEY, renew(&a, token, 0)).await.unwrap();
-    assert_eq!(freed, Outcome::Gone);
+    assert_eq!(freed, Outcome::Gone { granted: None });
     held(store.apply(KEY, take(&b)).await.unwrap());
 }
 

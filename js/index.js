@@ -171,7 +171,7 @@ function watchCollection(lease, held) {
     raw.release();
     controller.abort(lost(name, raw.token, "LEASE_COLLECTED"));
   });
-  collected.register(lease, held, lease);
+  collected.register(lease, held, held);
 }
 
 const lost = (name, token, code) => {
@@ -183,6 +183,7 @@ class Lease {
   #name;
   #raw;
   #controller = new AbortController();
+  #held;
   #released;
 
   constructor(name, raw) {
@@ -190,8 +191,13 @@ class Lease {
     this.#raw = raw;
     // Nothing that outlives this object may refer to it, or it would never be collected.
     const controller = this.#controller;
-    raw.lost().then(({ code }) => controller.abort(lost(name, raw.token, code)));
-    watchCollection(this, { name, raw, controller });
+    const held = (this.#held = { name, raw, controller });
+    watchCollection(this, held);
+    raw.lost().then(({ code }) => {
+      // Nothing is left to be released.
+      collected.unregister(held);
+      controller.abort(lost(name, raw.token, code));
+    });
   }
 
   get name() {
@@ -211,7 +217,7 @@ class Lease {
   }
 
   release() {
-    collected.unregister(this);
+    collected.unregister(this.#held);
     this.#released ??= this.#raw.release();
     return this.#released;
   }

@@ -293,17 +293,19 @@ pub struct Waiting {
 /// write, `None` where nothing changes, and with what to tell the asker.
 #[must_use]
 pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Outcome) {
-    match command {
-        Command::Take(Take { who, len: 0, .. }) => quit(record, who),
-        Command::Take(take) => self::take(record, take),
-        Command::Renew { who, token, len } => renew(record, who, *token, *len),
-        Command::Quit { who } => quit(record, who),
-    }
+    let mut next = record.cloned();
+    let outcome = match command {
+        Command::Take(Take { who, len: 0, .. }) => quit(next.as_mut(), who),
+        Command::Take(take) => self::take(&mut next, take),
+        Command::Renew { who, token, len } => renew(next.as_mut(), who, *token, *len),
+        Command::Quit { who } => quit(next.as_mut(), who),
+    };
+    (next.filter(|next| record != Some(next)), outcome)
 }
 
-fn take(record: Option<&Record>, take: &Take) -> (Option<Record>, Outcome) {
-    let Some(found) = record else {
-        return granted(Record {
+fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
+    let Some(record) = record else {
+        let fresh = record.insert(Record {
             format: FORMAT,
             epoch: take.fresh.epoch,
             token: take.fresh.token,
@@ -315,89 +317,80 @@ fn take(record: Option<&Record>, take: &Take) -> (Option<Record>, Outcome) {
             queue: Vec::new(),
             last: None,
         });
+        return held(fresh);
     };
-    let mut next = found.clone();
+    let seen = take.unchanged == Some(record.sighting());
     // Those who wait go first, so that none of them is granted what the holder gives up.
     let ended = |who: &Requester| who.tab == take.who.tab && take.ended.contains(&who.request);
-    next.queue.retain(|w| !ended(&w.who));
-    if let Some(holder) = found.holder.as_ref().filter(|holder| ended(holder)) {
-        leave(&mut next, holder);
-    }
-    // What was seen must be what was found, and still stand now that the ended ones are out.
-    let seen = next.sighting() == found.sighting() && take.unchanged == Some(found.sighting());
-    match &next.holder {
+    record.queue.retain(|w| !ended(&w.who));
+    let granted = record.holder.as_ref().is_some_and(ended) && leave(record).is_some();
+    match &record.holder {
         Some(holder) if *holder == take.who => {
-            if next.count == 0 {
+            if record.count == 0 {
                 // Perhaps the first word of somebody who was granted the lock out of the queue.
-                next.since = take.wall;
+                record.since = take.wall;
             }
-            next.count += 1;
-            next.len = take.len;
-            granted(next)
+            record.count += 1;
+            record.len = take.len;
+            held(record)
         }
-        Some(holder) if !seen => {
+        // What was seen must still stand, now that the ended ones are out.
+        Some(holder) if !seen || granted => {
             let holder = holder.clone();
-            if take.join && next.queue.iter().all(|w| w.who != take.who) {
-                next.queue.push(Waiter {
+            if take.join && record.queue.iter().all(|w| w.who != take.who) {
+                record.queue.push(Waiter {
                     who: take.who.clone(),
                     mode: take.mode,
                     len: take.len,
                     since: take.wall,
                 });
             }
-            let waiting = Waiting {
-                sighting: next.sighting(),
-                len: next.len,
+            let before = record.queue.iter().take_while(|w| w.who != take.who);
+            Outcome::Waiting(Waiting {
+                sighting: record.sighting(),
+                len: record.len,
                 holder,
-                ahead: next.queue.iter().take_while(|w| w.who != take.who).count(),
-            };
-            ((next != *found).then_some(next), Outcome::Waiting(waiting))
+                ahead: before.count(),
+            })
         }
         _ => {
-            dismiss(&mut next);
-            next.queue.retain(|w| w.who != take.who);
-            seat(&mut next, take.who.clone(), take.mode, take.len);
-            next.since = take.wall;
-            granted(next)
+            dismiss(record);
+            record.queue.retain(|w| w.who != take.who);
+            seat(record, take.who.clone(), take.mode, take.len);
+            record.since = take.wall;
+            held(record)
         }
     }
 }
 
-fn renew(
-    record: Option<&Record>,
-    who: &Requester,
-    token: u64,
-    len: u32,
-) -> (Option<Record>, Outcome) {
+fn renew(record: Option<&mut Record>, who: &Requester, token: u64, len: u32) -> Outcome {
     match record {
-        Some(found) if found.token == token && found.holder.as_ref() == Some(who) => {
+        Some(record) if record.token == token && record.holder.as_ref() == Some(who) => {
             if len == 0 {
-                return quit(record, who);
+                return quit(Some(record), who);
             }
-            let mut next = found.clone();
-            next.count += 1;
-            next.len = len;
-            granted(next)
+            record.count += 1;
+            record.len = len;
+            held(record)
         }
-        _ => (None, Outcome::Refused),
+        _ => Outcome::Refused,
     }
 }
 
-fn quit(record: Option<&Record>, who: &Requester) -> (Option<Record>, Outcome) {
-    let Some(found) = record else {
-        return (None, Outcome::Gone { granted: None });
+fn quit(record: Option<&mut Record>, who: &Requester) -> Outcome {
+    let granted = match record {
+        Some(record) if record.holder.as_ref() == Some(who) => leave(record),
+        Some(record) => {
+            record.queue.retain(|w| w.who != *who);
+            None
+        }
+        None => None,
     };
-    let mut next = found.clone();
-    let granted = leave(&mut next, who);
-    ((next != *found).then_some(next), Outcome::Gone { granted })
+    Outcome::Gone { granted }
 }
 
-/// `who` is out: of the queue, or of a held record, which the head of the queue is granted then.
-fn leave(record: &mut Record, who: &Requester) -> Option<Requester> {
-    if record.holder.as_ref() != Some(who) {
-        record.queue.retain(|w| w.who != *who);
-        return None;
-    }
+/// The holder is out: the head of the queue is granted the lock, if there is one.
+fn leave(record: &mut Record) -> Option<Requester> {
     dismiss(record);
     if record.queue.is_empty() {
         return None;
@@ -428,12 +421,11 @@ fn dismiss(record: &mut Record) {
     }
 }
 
-fn granted(record: Record) -> (Option<Record>, Outcome) {
-    let held = Held {
+fn held(record: &Record) -> Outcome {
+    Outcome::Held(Held {
         epoch: record.epoch,
         token: record.token,
         last: record.last.clone(),
         waiters: record.queue.len(),
-    };
-    (Some(record), Outcome::Held(held))
+    })
 }

@@ -141,7 +141,7 @@ async fn messages_about_other_keys_and_tabs_wake_nobody() {
     let theirs = tokio::spawn(async move { two.acquire(None).await.unwrap() });
     queued(&there, 1).await;
     guard.release().await;
-    theirs.await.unwrap();
+    drop(theirs.await.unwrap());
     assert_eq!(link.takes().len(), takes, "it slept on");
     waiting.abort();
 }

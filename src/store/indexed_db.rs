@@ -253,7 +253,8 @@ impl IndexedDbStore {
         let tried = async {
             let mut again = true;
             loop {
-                let connection = self.connection().await?;
+                // Boxed, so that its code is not repeated in every kind of work.
+                let connection = Box::pin(self.connection()).await?;
                 match work(&connection.db).await {
                     Err(IndexedDbError::Failed(_)) if again => {
                         again = false;

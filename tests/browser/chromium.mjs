@@ -62,6 +62,15 @@ export async function launch({ answer } = {}) {
       return tab;
     },
 
+    /** Hides a tab (its window is minimised), and freezes it as a browser freezes hidden pages. */
+    async freeze(tab) {
+      const page = await context.newCDPSession(tab);
+      const { windowId } = await page.send("Browser.getWindowForTarget");
+      await devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "minimized" } });
+      await tab.waitForFunction(() => document.hidden, undefined, { polling: 100 });
+      await page.send("Page.setWebLifecycleState", { state: "frozen" });
+    },
+
     /** How many renderer processes show pages of ours. */
     async renderers() {
       const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");

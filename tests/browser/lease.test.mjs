@@ -213,6 +213,24 @@ test("a lease that is garbage-collected unreleased is released and warned about 
   assert.match(warnings[0], new RegExp(`"${name}" was garbage-collected`));
 });
 
+test("a lease that was lost needs no release: its collection is no news", async () => {
+  const name = fresh();
+  const tab = await open();
+  const warnings = [];
+  tab.on("console", (message) => message.type() === "warning" && warnings.push(message.text()));
+  await tab.evaluate(async (name) => {
+    await (async () => {
+      const lease = await tabLease.acquire(name);
+      window.gone = new WeakRef(lease);
+      indexedDB.deleteDatabase("tab-lease");
+      await aborted(lease.signal);
+    })();
+  }, name);
+  await until("it is collected", () => tab.evaluate(() => (gc(), gone.deref() === undefined)));
+  await tab.evaluate(() => new Promise((resolve) => setTimeout(resolve)));
+  assert.deepEqual(warnings, []);
+});
+
 test("any string is a name, each its own, and query tells it as it was given", async () => {
   const database = fresh();
   const [one, two] = [await open(), await open()];

@@ -1,0 +1,102 @@
+// Handing over between real Chromium tabs: the queue, and the messages that wake whoever is next.
+import assert from "node:assert/strict";
+import { after, afterEach, before, test } from "node:test";
+import { launch, until } from "./chromium.mjs";
+
+let browser;
+const tabs = [];
+
+before(async () => (browser = await launch()));
+after(() => browser.close());
+afterEach(() => Promise.all(tabs.splice(0).map((tab) => tab.close())));
+
+async function open() {
+  const tab = await browser.open();
+  tabs.push(tab);
+  return tab;
+}
+
+let names = 0;
+const fresh = () => `test ${++names}`;
+
+const waiters = (tab, name) =>
+  tab.evaluate(
+    async (name) => (await tabLease.query()).pending.filter((waiter) => waiter.name === name).length,
+    name,
+  );
+
+test("G3 progress: after a release the longest-waiting tab gets the lock", async () => {
+  const name = fresh();
+  const holder = await open();
+  await holder.evaluate(async (name) => {
+    window.order = [];
+    new BroadcastChannel("order").onmessage = ({ data }) => order.push(data);
+    // So long a lease that nobody finds out by polling soon.
+    window.lease = await tabLease.createLocks({ leaseMs: 60_000 }).acquire(name);
+  }, name);
+  const turns = [];
+  for (let n = 0; n < 4; n++) {
+    const tab = await open();
+    turns.push(
+      tab.evaluate(
+        async ([name, n]) => {
+          const lease = await tabLease.createLocks({ leaseMs: 60_000 }).acquire(name);
+          new BroadcastChannel("order").postMessage(n);
+          await lease.release();
+          return lease.token;
+        },
+        [name, n],
+      ),
+    );
+    await until("it is in the queue", async () => (await waiters(holder, name)) === n + 1);
+  }
+  const first = await holder.evaluate(() => lease.release().then(() => lease.token));
+  const tokens = await Promise.all(turns);
+  await until("all have been there", () => holder.evaluate(() => order.length === 4));
+  assert.deepEqual(await holder.evaluate(() => order), [0, 1, 2, 3]);
+  assert.deepEqual(tokens, [first + 2, first + 4, first + 6, first + 8]);
+});
+
+test("without BroadcastChannel the lock is handed over all the same", async () => {
+  const name = fresh();
+  const [holder, waiter] = [await open(), await open()];
+  for (const tab of [holder, waiter]) await tab.evaluate(() => delete window.BroadcastChannel);
+  await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
+  const got = waiter.evaluate(async (name) => (await tabLease.acquire(name)).token, name);
+  await until("it waits", async () => (await waiters(holder, name)) === 1);
+  const token = await holder.evaluate(() => lease.release().then(() => lease.token));
+  assert.equal(await got, token + 2);
+});
+
+test("junk on the channel is ignored", async () => {
+  const name = fresh();
+  const tab = await open();
+  const errors = [];
+  tab.on("pageerror", (error) => errors.push(error));
+  await tab.evaluate(async (name) => {
+    const lease = await tabLease.acquire(name);
+    const channel = new BroadcastChannel("tab-lease:tab-lease");
+    for (const junk of [null, 7, "x", {}, [], [1, 2], [name], [name, {}], new Map()]) channel.postMessage(junk);
+    await new Promise((resolve) => setTimeout(resolve));
+    await lease.release();
+  }, name);
+  assert.deepEqual(errors, []);
+  assert.ok(await tab.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+});
+
+test("a frozen tab that is granted the lock opens no transaction, and loses its turn", async () => {
+  const name = fresh();
+  const [holder, frozen, heir] = [await open(), await open(), await open()];
+  // With so long a lease the waiters look only once a second: the freeze does not find one looking.
+  await holder.evaluate(async (name) => {
+    window.lease = await tabLease.createLocks({ leaseMs: 20_000 }).acquire(name);
+  }, name);
+  await frozen.evaluate((name) => void tabLease.acquire(name).catch(() => {}), name);
+  await until("it waits", async () => (await waiters(holder, name)) === 1);
+  await browser.freeze(frozen);
+  const got = heir.evaluate((name) => outcome(tabLease.acquire(name, { timeout: 20_000 }).then(({ token }) => token)), name);
+  await until("both wait", async () => (await waiters(holder, name)) === 2);
+  const token = await holder.evaluate(() => lease.release().then(() => lease.token));
+  // First the frozen tab's turn, which nobody renews, then the heir's.
+  assert.deepEqual(await got, { value: token + 4 });
+});

@@ -89,7 +89,7 @@ function bars({ top, title, sub, contention }) {
     parts.push(text(WIDTH - PAD, y + (step - 14) / 2 + 4, numbers, name === SUBJECT ? "subject" : "", "end"));
     const lost = sizes.reduce((sum, count) => sum + contention[count][name].lost, 0);
     const longest = Math.max(...sizes.map((count) => x(contention[count][name].perSecond.median)));
-    if (lost > 0) parts.push(text(LEFT + longest + 10, y + (step - 14) / 2 + 4, `${lost} updates lost`, "lost"));
+    if (lost > 0) parts.push(text(LEFT + longest + 10, y + (step - 14) / 2 + 4, `${lost} update${lost === 1 ? "" : "s"} lost`, "lost"));
   });
   return { svg: parts.join("\n"), height: 36 + LOCKS.length * step - 10 };
 }
@@ -100,7 +100,7 @@ export function chart(run) {
     [dots, { title: "Hand-over between two tabs", sub: `dot: p50, line: to p95; limit: one ${HOP}`, scenario: handOver }],
     [dots, { title: "Acquire and release again, nobody waiting", sub: `in a loop; limit: one ${BARE}`, scenario: again }],
     [dots, { title: "Acquire and release, cold", sub: `after a pause of ${run.plan.cold.gap} ms; limit: one ${BARE}`, scenario: cold }],
-    [bars, { title: "Sections a second under contention", sub: `${Object.keys(contention).join(", ")} tabs increment one counter in IndexedDB: more is better`, contention }],
+    [bars, { title: "Sections a second under contention", sub: `from the top: ${Object.keys(contention).join(", ")} tabs increment one counter in IndexedDB; more is better`, contention }],
   ];
   let top = PAD + 12;
   const drawn = [];
@@ -110,7 +110,7 @@ export function chart(run) {
     top += height + 40;
   }
   const { machine, versions, rounds, date } = run;
-  drawn.push(text(PAD, top - 10, `${date}, ${machine.cpu}, ${machine.cores} cores, ${versions.browser}, ${rounds} rounds`, "sub"));
+  drawn.push(text(PAD, top - 10, `${date}, ${machine.cpu}, ${machine.cores} cores, ${versions.browser}, ${rounds} round${rounds === 1 ? "" : "s"}`, "sub"));
   const height = top + 8;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height.toFixed(0)}" width="${WIDTH}" height="${height.toFixed(0)}" role="img" aria-label="tab-lease and its peers, measured side by side">
 <style>${STYLE}

@@ -23,8 +23,10 @@ function timed(scenario, contenders) {
   return table(
     ["ms", "p50", "p95", "p50 of each round", "samples"],
     contenders.map((name) => {
-      const { p50, p95, perRound, samples, failures } = scenario[name];
-      const note = failures.length > 0 ? ` (failed in ${failures.length} rounds: ${failures[0]})` : "";
+      const { p50, p95, perRound, samples, early, failures } = scenario[name];
+      const note =
+        (failures.length > 0 ? ` (failed in ${failures.length} rounds: ${failures[0]})` : "") +
+        (early > 0 ? ` (**let both in ${early} times**)` : "");
       return [bold(name, name) + note, bold(name, digits(p50)), digits(p95), `${digits(perRound.least)}–${digits(perRound.most)}`, samples];
     }),
   );

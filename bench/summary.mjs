@@ -31,6 +31,7 @@ function timed(rounds, scenario, contenders) {
       p50: median(times),
       p95: quantile(times, 0.95),
       samples: times.length,
+      early: batches(name).reduce((sum, { early = 0 }) => sum + early, 0),
       perRound: spread(batches(name).map(({ times }) => median(times))),
       failures: failures(batches(name)),
     };

@@ -1,9 +1,10 @@
 // `npm run bench`: installs what is missing, builds, measures the package side by side with its peers,
 // and writes what came out to bench/ and to the README. `npm run bench -- --quick` is a smoke run of
-// less than a minute that only prints; `--no-build` takes pkg/ as it is.
+// less than a minute that only prints; `--rounds 3` measures three rounds, `--no-build` takes pkg/ as it is.
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, type } from "node:os";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { ask, root, say, script } from "./lib.mjs";
 
 const BEGIN = "<!-- bench:begin -->";
@@ -34,12 +35,13 @@ function intoReadme(content) {
 }
 
 script(async () => {
-  const flags = process.argv.slice(2);
-  for (const flag of flags) {
-    if (!["--quick", "--no-build"].includes(flag)) throw new Error(`there is no flag ${flag}, but --quick and --no-build`);
-  }
-  const quick = flags.includes("--quick");
-  if (!flags.includes("--no-build")) {
+  const { values: flags } = parseArgs({
+    options: { quick: { type: "boolean" }, rounds: { type: "string" }, "no-build": { type: "boolean" } },
+  });
+  const { quick } = flags;
+  const wanted = flags.rounds === undefined ? {} : { rounds: Number(flags.rounds) };
+  if (wanted.rounds !== undefined && !(wanted.rounds >= 1)) throw new Error("--rounds needs a number");
+  if (!flags["no-build"]) {
     const { setupTest } = await import("./setup.mjs");
     const { build } = await import("./build.mjs");
     await setupTest();
@@ -51,7 +53,7 @@ script(async () => {
   const { readmeTable, results, targetTable } = await import("../bench/report.mjs");
   const { chart } = await import("../bench/chart.mjs");
 
-  const plan = quick ? QUICK : FULL;
+  const plan = { ...(quick ? QUICK : FULL), ...wanted };
   const date = new Date().toISOString().slice(0, 10);
   const measured = await measure(plan, { say });
   if (measured.hidden > 0) throw new Error(`${measured.hidden} tabs were hidden: their timers were throttled`);

@@ -1,0 +1,169 @@
+// Tells the summary to people: tables for bench/RESULTS.md and the README.
+import { BARE, HOP, IDLE, LOCKS, NATIVE, PEERS, SUBJECT } from "./measure.mjs";
+
+/** Three digits that mean something; never an exponent. */
+export function digits(value) {
+  if (value === undefined || value === null || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return "∞";
+  const size = Math.abs(value);
+  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 || size === 0 ? 2 : 3).replace(/^(\d+)\.0+$/, "$1");
+}
+
+const row = (cells) => `| ${cells.join(" | ")} |`;
+
+function table(head, rows) {
+  return [row(head), row(head.map((_, n) => (n === 0 ? "---" : "---:"))), ...rows.map(row)].join("\n");
+}
+
+const bold = (name, text) => (name === SUBJECT ? `**${text}**` : text);
+
+const from = ({ median, least, most }) => `${digits(median)} (${digits(least)}–${digits(most)})`;
+
+function timed(scenario, contenders) {
+  return table(
+    ["ms", "p50", "p95", "p50 of each round", "samples"],
+    contenders.map((name) => {
+      const { p50, p95, perRound, samples, early, failures } = scenario[name];
+      const note =
+        (failures.length > 0 ? ` (failed in ${failures.length} rounds: ${failures[0]})` : "") +
+        (early > 0 ? ` (**let both in ${early} times**)` : "");
+      return [bold(name, name) + note, bold(name, digits(p50)), digits(p95), `${digits(perRound.least)}–${digits(perRound.most)}`, samples];
+    }),
+  );
+}
+
+function contended(sizes) {
+  return Object.entries(sizes).map(([count, of]) => `### ${count} tabs
+
+${table(
+    ["", "sections/s", `to ${NATIVE}`, "most / least of a tab", "longest wait, ms", "in mean rounds", "sections", "lost updates", "errors"],
+    LOCKS.map((name) => {
+      const { perSecond, toNative, mostToLeast, longestMs, longestInRounds, sections, lost, errors, failures } = of[name];
+      const note = failures.length > 0 ? ` (stuck in ${failures.length} rounds)` : "";
+      return [
+        bold(name, name) + note,
+        bold(name, from(perSecond)),
+        from(toNative),
+        from(mostToLeast),
+        from(longestMs),
+        from(longestInRounds),
+        sections,
+        lost > 0 ? `**${lost}**` : lost,
+        errors,
+      ];
+    }),
+  )}`).join("\n\n");
+}
+
+const machineLine = ({ machine, versions, rounds, date }) =>
+  `${date}, ${machine.cpu}, ${machine.cores} cores, ${machine.os}, ${versions.browser}, ${rounds} round${rounds === 1 ? "" : "s"}`;
+
+export function targetTable(targets) {
+  return table(
+    ["must reach", "", "reached", "in the rounds", NATIVE, "met"],
+    targets.map(({ what, must, value, least, most, native, met }) => [
+      what,
+      must,
+      digits(value),
+      `${digits(least)}–${digits(most)}`,
+      native === undefined ? "" : digits(native),
+      met ? "yes" : "**no**",
+    ]),
+  );
+}
+
+/** The whole of bench/RESULTS.md. */
+export function results(run) {
+  const { summary, versions, plan } = run;
+  const { handOver, again, cold, contention, idle, clock, targets } = summary;
+  return `# How fast it is: results
+
+Written by \`npm run bench\`. ${machineLine(run)}.
+${Object.entries(versions.packages).map(([name, version]) => `${name} ${version}`).join(", ")}.
+
+All of it is one run in real Chromium tabs, each in a window and a renderer of its own. Every round runs
+every contender in each scenario, in an order drawn anew. Ratios are taken within each round; shown is
+their median, and in brackets the least and the most.
+
+![chart](results.svg)
+
+## Targets
+
+${targetTable(targets)}
+
+## Hand-over between two tabs
+
+One holds, one waits; from just before the release to when the other one has it. The waiter says that
+it has asked; the holder keeps the lock for another ${plan.handOver.hold.least} to ${plan.handOver.hold.least + plan.handOver.hold.spread} ms (drawn at random, so that no polling
+phase is favoured), and they change roles. The two tabs' clocks were at most ${digits(clock.skew)} ms apart (told by
+pings of ${digits(clock.rtt)} ms there and back); that is taken out, and as half of the hand-overs go each way, an
+error of it cancels. The last line is the physical limit: one BroadcastChannel message between the same tabs.
+
+${timed(handOver, [...LOCKS, HOP])}
+
+## Acquire and release again, one tab, nobody waiting
+
+In a loop, without a pause. The last line is the physical limit: one relaxed readwrite transaction, get + put.
+
+${timed(again, [...LOCKS, BARE])}
+
+## Acquire and release, cold
+
+The same with a pause of ${plan.cold.gap} ms before each, three heartbeats, so that nothing lingers.
+
+${timed(cold, [...LOCKS, BARE])}
+
+## Contention
+
+For ${plan.contention.ms} ms every tab increments one counter in IndexedDB, again and again: acquire, read, write (two
+transactions), release. A *round* is the time in which every tab could have had one turn. A wait that the end cuts
+off counts for as long as it was. Lost updates are sections that ran and did not count: two tabs were in at once.
+
+${contended(contention)}
+
+## Idle: held for ${plan.idle.ms / 1000} s, nobody waiting
+
+Writes to IndexedDB and localStorage; the main thread's CPU time (DevTools \`TaskDuration\`). All at the
+same time, each on an origin of its own, next to a page that does nothing.
+
+${table(
+    ["", "writes/s", "main thread, ms/s", "to an idle page"],
+    [...LOCKS, IDLE].map((name) => {
+      const { writesPerSecond, taskMsPerSecond, toIdle, failures } = idle[name];
+      const note = failures.length > 0 ? ` (failed: ${failures[0]})` : "";
+      return [bold(name, name) + note, from(writesPerSecond), from(taskMsPerSecond), from(toIdle)];
+    }),
+  )}
+
+## The peers
+
+- \`navigator.locks (polyfill)\` is the npm package \`navigator.locks\`. It stands back where the browser has
+  locks, so its pages hide the native ones before it loads.
+- \`browser-tabs-lock\` keeps a lock in localStorage, and waits 30 to 85 ms to see whether it was alone.
+- \`idb-mutex\` polls every 50 ms. It renews nothing: a lock is anybody's after 10 s, held or not.
+- Each runs with its defaults, alone in its tabs.
+`;
+}
+
+/** What the README shows between its markers. */
+export function readmeTable(run) {
+  const { handOver, again, cold, contention, idle } = run.summary;
+  const sizes = Object.keys(contention);
+  const of = (scenario, name) => digits(scenario[name]?.p50);
+  const names = { [HOP]: "*one BroadcastChannel message*", [BARE]: "*one IndexedDB transaction*" };
+  return `${table(
+    ["p50, ms", "hand-over", "again", "cold", `sections/s of ${sizes.join(" / ")} tabs`, "lost updates", "idle writes/s"],
+    [...LOCKS, HOP, BARE].map((name) => {
+      const lock = LOCKS.includes(name);
+      return [
+        names[name] ?? bold(name, PEERS.includes(name) ? `npm ${name}` : name),
+        ...[handOver, again, cold].map((scenario) => (scenario[name] ? bold(name, of(scenario, name)) : "")),
+        lock ? bold(name, sizes.map((count) => digits(Math.round(contention[count][name].perSecond.median))).join(" / ")) : "",
+        lock ? sizes.reduce((sum, count) => sum + contention[count][name].lost, 0) : "",
+        lock ? digits(idle[name].writesPerSecond.median) : "",
+      ];
+    }),
+  )}
+
+${machineLine(run)}.`;
+}

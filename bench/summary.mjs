@@ -1,0 +1,113 @@
+// What the rounds add up to: medians, p95s, ratios within each round, and the targets.
+import { BARE, HOP, IDLE, LOCKS, NATIVE, PEERS, SUBJECT } from "./measure.mjs";
+
+/** The value below which the share `q` of the samples lies; NaN for none. */
+export function quantile(samples, q) {
+  const sorted = [...samples].sort((a, b) => a - b);
+  if (sorted.length === 0) return NaN;
+  const at = (sorted.length - 1) * q;
+  const [low, high] = [sorted[Math.floor(at)], sorted[Math.ceil(at)]];
+  return low === high ? low : low + (high - low) * (at - Math.floor(at));
+}
+
+const median = (samples) => quantile(samples, 0.5);
+
+/** Over the rounds: the median, and from where to where it went. */
+function spread(values) {
+  const known = values.filter((value) => !Number.isNaN(value));
+  return { median: median(known), least: Math.min(...known), most: Math.max(...known), rounds: known.length };
+}
+
+const each = (names, of) => Object.fromEntries(names.map((name) => [name, of(name)]));
+
+const failures = (batches) => batches.map(({ failed }) => failed).filter(Boolean);
+
+/** A scenario that timed single operations. */
+function timed(rounds, scenario, contenders) {
+  const batches = (name) => rounds.map((round) => round[scenario][name]);
+  return each(contenders, (name) => {
+    const times = batches(name).flatMap(({ times }) => times);
+    return {
+      p50: median(times),
+      p95: quantile(times, 0.95),
+      samples: times.length,
+      early: batches(name).reduce((sum, { early = 0 }) => sum + early, 0),
+      perRound: spread(batches(name).map(({ times }) => median(times))),
+      failures: failures(batches(name)),
+    };
+  });
+}
+
+/** The p50 of one as a multiple of another's, in each round by itself. */
+const ratio = (rounds, scenario, name, other) =>
+  spread(rounds.map((round) => median(round[scenario][name].times) / median(round[scenario][other].times)));
+
+function contended(rounds, count) {
+  const batches = (name) => rounds.map((round) => round.contention[name][count]);
+  return each(LOCKS, (name) => ({
+    perSecond: spread(batches(name).map(({ perSecond }) => perSecond)),
+    toNative: spread(batches(name).map(({ perSecond }, n) => perSecond / batches(NATIVE)[n].perSecond)),
+    mostToLeast: spread(batches(name).map(({ mostToLeast }) => mostToLeast)),
+    longestMs: spread(batches(name).map(({ longest }) => longest)),
+    longestInRounds: spread(batches(name).map(({ longestInRounds }) => longestInRounds)),
+    sections: batches(name).flatMap(({ sections }) => sections).reduce((sum, n) => sum + n, 0),
+    lost: batches(name).reduce((sum, { lost }) => sum + lost, 0),
+    errors: batches(name).flatMap(({ errors = [] }) => errors).length,
+    failures: failures(batches(name)),
+  }));
+}
+
+function idled(rounds) {
+  return each([...LOCKS, IDLE], (name) => {
+    const batches = rounds.map(({ idle }) => idle[name]);
+    return {
+      writesPerSecond: spread(batches.map(({ writesPerSecond }) => writesPerSecond)),
+      taskMsPerSecond: spread(batches.map(({ taskMsPerSecond }) => taskMsPerSecond)),
+      toIdle: spread(rounds.map(({ idle }) => idle[name].taskMsPerSecond / idle[IDLE].taskMsPerSecond)),
+      failures: failures(batches),
+    };
+  });
+}
+
+/** What must be reached. `value` is a median over the rounds; `native`: the same of `navigator.locks`. */
+function targets({ rounds, contention, idle, ratios }) {
+  const list = [];
+  const target = (what, { median, least, most }, most_, native) =>
+    list.push({ what, value: median, least, most, must: `≤ ${most_}`, met: median <= most_, ...(native && { native: native.median }) });
+  target(`hand-over p50 / that of ${NATIVE}`, ratios.handOver, 1);
+  for (const peer of PEERS) target(`hand-over p50 / that of ${peer}`, ratio(rounds, "handOver", SUBJECT, peer), 1);
+  target(`again p50 / that of ${NATIVE}`, ratios.again, 0.2);
+  target("cold p50 / that of a bare transaction", ratios.cold, 1.5, ratio(rounds, "cold", NATIVE, BARE));
+  for (const [count, of] of Object.entries(contention)) {
+    const { toNative, mostToLeast, longestInRounds } = of[SUBJECT];
+    const { median, least, most } = toNative;
+    list.push({ what: `${count} tabs: sections / those of ${NATIVE}`, value: median, least, most, must: "≥ 0.9", met: median >= 0.9 });
+    target(`${count} tabs: most / least sections of a tab`, mostToLeast, 1.3, of[NATIVE].mostToLeast);
+    target(`${count} tabs: longest wait / mean round`, longestInRounds, 3, of[NATIVE].longestInRounds);
+    list.push({ what: `${count} tabs: lost updates`, value: of[SUBJECT].lost, least: 0, most: of[SUBJECT].lost, must: "= 0", met: of[SUBJECT].lost === 0, native: of[NATIVE].lost });
+  }
+  target("idle: store writes a second", idle[SUBJECT].writesPerSecond, 2, idle[NATIVE].writesPerSecond);
+  target("idle: main thread / that of an idle page", idle[SUBJECT].toIdle, 2, idle[NATIVE].toIdle);
+  return list;
+}
+
+export function summarise({ rounds }) {
+  const hops = rounds.flatMap(({ handOver }) => Object.values(handOver));
+  const summary = {
+    handOver: timed(rounds, "handOver", [...LOCKS, HOP]),
+    again: timed(rounds, "again", [...LOCKS, BARE]),
+    cold: timed(rounds, "cold", [...LOCKS, BARE]),
+    contention: each(Object.keys(rounds[0].contention[SUBJECT]), (count) => contended(rounds, count)),
+    idle: idled(rounds),
+    ratios: {
+      handOver: ratio(rounds, "handOver", SUBJECT, NATIVE),
+      again: ratio(rounds, "again", SUBJECT, NATIVE),
+      cold: ratio(rounds, "cold", SUBJECT, BARE),
+    },
+    clock: {
+      skew: Math.max(...hops.map(({ skew }) => Math.abs(skew)).filter((skew) => !Number.isNaN(skew))),
+      rtt: median(hops.map(({ rtt }) => rtt).filter((rtt) => !Number.isNaN(rtt))),
+    },
+  };
+  return { ...summary, targets: targets({ rounds, ...summary }) };
+}

@@ -48,6 +48,14 @@ export async function launch({ answer } = {}) {
   const browser = await chromium.connectOverCDP(`ws://127.0.0.1:${port}${path}`, { noDefaults: true, isLocal: true });
   const context = browser.contexts()[0];
   const devtools = await browser.newBrowserCDPSession();
+  const ids = new WeakMap();
+
+  async function targetOf(page) {
+    const session = await context.newCDPSession(page);
+    const { targetInfo } = await session.send("Target.getTargetInfo");
+    await session.detach();
+    return targetInfo.targetId;
+  }
 
   return {
     origin: server.origin,
@@ -55,9 +63,15 @@ export async function launch({ answer } = {}) {
 
     /** Opens a tab on a page of this repository (or any other), and waits until `window.ready` is set. */
     async open(page = "/tests/browser/page.html") {
-      const opened = context.waitForEvent("page");
-      await devtools.send("Target.createTarget", { url: new URL(page, server.origin).href, newWindow: true });
-      const tab = await opened;
+      const url = new URL(page, server.origin).href;
+      const { targetId } = await devtools.send("Target.createTarget", { url, newWindow: true });
+      // By its id: when several are opened at once, the next page that appears may be another's.
+      const tab = await until("the tab is open", async () => {
+        for (const page of context.pages()) {
+          if (!ids.has(page)) ids.set(page, await targetOf(page));
+          if (ids.get(page) === targetId) return page;
+        }
+      });
       await tab.waitForFunction(() => window.ready);
       return tab;
     },

@@ -2,7 +2,7 @@
 // separate transactions. With the lock no update is lost; without it, updates are.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { launch } from "./chromium.mjs";
+import { launch, until } from "./chromium.mjs";
 
 const SECTIONS = 240;
 
@@ -13,9 +13,11 @@ after(() => browser.close());
 /** Opens `count` tabs, lets each run its share of the sections, and tells what was counted. */
 async function contend(count, locked) {
   const name = `${count} tabs, ${locked ? "locked" : "unlocked"}`;
+  const before = await browser.renderers();
   const tabs = await Promise.all(Array.from({ length: count }, () => browser.open()));
-  const renderers = await browser.renderers();
-  assert.ok(renderers >= count, `${renderers} renderers for ${count} tabs`);
+  assert.equal(new Set(tabs).size, count);
+  const renderers = (await browser.renderers()) - before;
+  assert.ok(renderers >= count, `${renderers} more renderers for ${count} more tabs`);
   const run = async ([name, sections, locked]) => {
     // A starved machine may let a renderer stand still for longer than the default lease; what is
     // shown here is exclusion, not staying power.
@@ -34,6 +36,7 @@ async function contend(count, locked) {
   const logs = await Promise.all(runs);
   const counted = await tabs[0].evaluate((name) => counter.read(name), name);
   await Promise.all(tabs.map((tab) => tab.close()));
+  await until("their renderers are gone", async () => (await browser.renderers()) <= before);
   return { counted, log: logs.flat() };
 }
 

@@ -282,6 +282,12 @@ test("query tells who holds and who waits", async () => {
   assert.ok(Math.abs(held.since - Date.now()) < 60_000);
   assert.deepEqual(seen.pending.map(({ name }) => name), [name]);
   assert.match(seen.pending[0].clientId, /^second#/);
+  // The default lease, as the Rust crate has it.
+  await holder.evaluate(() => lease.release());
+  const second = await until("the second holds", () =>
+    waiter.evaluate(async (name) => (await tabLease.query()).held.find((held) => held.name === name), name),
+  );
+  assert.equal(second.leaseMs, LEASE_MS);
 });
 
 test("bad arguments are refused before anything is touched", async () => {
@@ -436,6 +442,25 @@ test("a store that another tab blocks: whichever ends first, the caller's deadli
   await until("the store answers", () =>
     tab.evaluate(async (name) => (await outcome(tabLease.tryAcquire(name))).value != null, name),
   );
+});
+
+test("a connection severed by the browser (site data cleared): the holder is told, and the next call recovers", async () => {
+  const name = fresh();
+  const tab = await open();
+  const token = await tab.evaluate(async (name) => {
+    window.lease = await tabLease.acquire(name);
+    window.reason = aborted(lease.signal);
+    return lease.token;
+  }, name);
+  const session = await tab.context().newCDPSession(tab);
+  await session.send("Storage.clearDataForOrigin", { origin: browser.origin, storageTypes: "indexeddb" });
+  assert.equal(await tab.evaluate(() => window.reason.then(({ code }) => code)), "LEASE_SUPERSEDED");
+  const next = await tab.evaluate(async (name) => {
+    const { token, dirty } = await tabLease.acquire(name, { timeout: 5_000 });
+    return { token, dirty };
+  }, name);
+  assert.ok(next.token > token, "tokens outlive a deletion");
+  assert.equal(next.dirty, true);
 });
 
 test("a damaged record: a StoreError, never a free lock", async () => {

@@ -18,6 +18,11 @@
 export interface TryOptions {
   /** Cancels the call: it rejects with the signal's `reason`, and holds nothing. */
   signal?: AbortSignal;
+  /**
+   * With `"tab"`, the default, callers in one tab share the lock. With `"request"` this call has it
+   * for itself: it takes turns with every other call, in this tab and in others.
+   */
+  scope?: "tab" | "request";
 }
 
 /** What a call that waits takes. */
@@ -32,7 +37,8 @@ export interface AcquireOptions extends TryOptions {
 /**
  * A held lock. It stays held, renewed by a heartbeat, until it is released, lost, or
  * garbage-collected (which releases it and warns on the console). Callers in one tab share the
- * lock: each has a lease of its own, and the lock is free when the last one is released.
+ * lock, unless they ask for `scope: "request"`: each has a lease of its own, and the lock is free when
+ * the last one is released.
  */
 export interface Lease {
   /** The name that was asked for. */

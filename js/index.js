@@ -100,12 +100,13 @@ function checkKeys(options, known, what) {
 }
 
 function checkOptions(options, known) {
-  const { timeout, signal } = checkKeys(options, known, "options");
+  const { timeout, signal, scope } = checkKeys(options, known, "options");
   if (timeout !== undefined) checkMs(timeout, "timeout", 0, Number.MAX_SAFE_INTEGER);
   if (signal !== undefined && !(typeof signal?.addEventListener === "function" && "aborted" in signal)) {
     throw bad(TypeError, "signal must be an AbortSignal");
   }
-  return { timeout, signal };
+  if (scope !== undefined && scope !== "tab" && scope !== "request") throw bad(TypeError, 'scope must be "tab" or "request"');
+  return { timeout, signal, scope };
 }
 
 function checkSettings(settings) {
@@ -255,7 +256,7 @@ class Locks {
     return lock;
   }
 
-  async #acquire(name, { timeout, signal }) {
+  async #acquire(name, { timeout, signal, scope }) {
     signal?.throwIfAborted();
     const started = performance.now();
     // Asking once includes loading what asks; waiting does not outlast its deadline for it.
@@ -264,10 +265,13 @@ class Locks {
     const raw = await this.#open(signal, patience, tooLate);
     const left = timeout && Math.max(timeout - (performance.now() - started), 1);
     let abort;
+    let lock;
     const cancelled = signal && new Promise((resolve) => signal.addEventListener("abort", (abort = resolve)));
     try {
       signal?.throwIfAborted();
-      const held = await this.#lock(raw, name).acquire(left, cancelled);
+      lock = this.#lock(raw, name);
+      if (scope === "request") lock = lock.apart();
+      const held = await lock.acquire(left, cancelled);
       if (held && !signal?.aborted) return new Lease(name, held);
       // Granted and cancelled in one breath: the caller hears of the cancellation, so it is given back.
       await held?.release();
@@ -276,15 +280,16 @@ class Locks {
       throw signal?.aborted ? signal.reason : failed(name, timeout, failure);
     } finally {
       signal?.removeEventListener("abort", abort);
+      if (scope === "request") lock?.free();
     }
   }
 
   async acquire(name, options) {
-    return this.#acquire(checkText(name, "name"), checkOptions(options, ["timeout", "signal"]));
+    return this.#acquire(checkText(name, "name"), checkOptions(options, ["timeout", "signal", "scope"]));
   }
 
   async tryAcquire(name, options) {
-    const checked = checkOptions(options, ["signal"]);
+    const checked = checkOptions(options, ["signal", "scope"]);
     try {
       return await this.#acquire(checkText(name, "name"), { ...checked, timeout: 0 });
     } catch (error) {

@@ -103,6 +103,11 @@ pub struct RawLock(CrossProcessStoreLock<IndexedDbStore>);
 
 #[wasm_bindgen]
 impl RawLock {
+    /// A lock of the same key that shares no lease with this one.
+    pub fn apart(&self) -> RawLock {
+        RawLock(self.0.apart())
+    }
+
     /// Waits for the lock, for at most `timeout` ms; asks once if that is 0. Resolves with
     /// `undefined` if `cancelled` resolved first.
     pub fn acquire(&self, timeout: Option<f64>, cancelled: Option<Promise>) -> Promise {

@@ -183,6 +183,42 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         self
     }
 
+    /// A lock object of its own for the same key, holder and settings: it shares no lease with this
+    /// one, but contends with it as with anybody else, first in, first out.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use tab_lease::{CrossProcessStoreLock, MemoryStore};
+    ///
+    /// let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "worker");
+    /// let guard = lock.try_lock_once().await.unwrap();
+    /// assert!(lock.try_lock_once().await.unwrap().is_some(), "shared");
+    /// assert!(lock.apart().try_lock_once().await.unwrap().is_none(), "exclusive");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn apart(&self) -> Self
+    where
+        S: Clone,
+    {
+        let Shared {
+            store,
+            key,
+            holder,
+            config,
+            wake,
+            ..
+        } = &*self.shared;
+        let past = Arc::clone(&self.shared.state().past);
+        let apart = Self::build(store.clone(), key.clone(), holder.clone(), *config, past);
+        match wake.get() {
+            Some(wake) => apart.woken_by(wake),
+            None => apart,
+        }
+    }
+
     /// The name given to [`CrossProcessStoreLock::new`].
     #[must_use]
     pub fn lock_holder(&self) -> &str {

@@ -145,3 +145,31 @@ async fn messages_about_other_keys_and_tabs_wake_nobody() {
     assert_eq!(link.takes().len(), takes, "it slept on");
     waiting.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_apart_take_turns_within_a_process_and_with_others() {
+    let (world, wake) = (World::new(), Wake::local());
+    let (here, _) = process(&world, "here", Some(&wake));
+    let (there, _) = process(&world, "there", Some(&wake));
+    let first = here.acquire(None).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut waiting = Vec::new();
+    let locks = [here.apart(), there, here.apart(), here.apart()];
+    for (n, lock) in locks.into_iter().enumerate() {
+        let order = Arc::clone(&order);
+        waiting.push(tokio::spawn(async move {
+            let guard = lock.acquire(None).await.unwrap();
+            order.lock().unwrap().push((n, guard.dirty()));
+            guard.release().await;
+        }));
+        queued(&world, n + 1).await;
+    }
+    assert!(here.apart().try_lock_once().await.unwrap().is_none());
+    first.release().await;
+    for waiting in waiting {
+        waiting.await.unwrap();
+    }
+    // Dirty is of the process: only what another process did in between counts.
+    let turns = [(0, false), (1, true), (2, true), (3, false)];
+    assert_eq!(*order.lock().unwrap(), turns);
+}

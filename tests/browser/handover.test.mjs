@@ -68,6 +68,20 @@ test("without BroadcastChannel the lock is handed over all the same", async () =
   assert.equal(await got, token + 2);
 });
 
+test('scope "request": calls in one tab take turns, with those of other tabs', async () => {
+  const name = fresh();
+  const both = [await open(), await open()];
+  const sections = 30;
+  const run = async ([name, sections]) => {
+    const locks = tabLease.createLocks({ leaseMs: 20_000 });
+    const one = (lease) => counter.increment(name).then(() => lease.token);
+    return Promise.all(Array.from({ length: sections }, () => locks.withLease(name, { scope: "request" }, one)));
+  };
+  const tokens = (await Promise.all(both.map((tab) => tab.evaluate(run, [name, sections])))).flat();
+  assert.equal(await both[0].evaluate((name) => counter.read(name), name), 2 * sections);
+  assert.equal(new Set(tokens).size, 2 * sections, "every call had a lease of its own");
+});
+
 test("junk on the channel is ignored", async () => {
   const name = fresh();
   const tab = await open();

@@ -300,7 +300,7 @@ test("bad arguments are refused before anything is touched", async () => {
         () => tryAcquire(""), () => withLease("", () => {}), () => withLease("a"), () => withLease("a", {}, "callback"),
         () => acquire("a", null), () => acquire("a", 5), () => acquire("a", { timeout: "5" }),
         () => acquire("a", { signal: {} }), () => acquire("a", { signal: null }),
-        () => acquire("a", { mode: "shared" }), () => acquire("a", { steal: true }), () => tryAcquire("a", { timeout: 5 }),
+        () => acquire("a", { mode: "shared" }), () => acquire("a", { steal: true }), () => acquire("a", { scope: "page" }), () => tryAcquire("a", { timeout: 5 }),
         () => createLocks("x"), () => createLocks(null), () => createLocks({ leaseMs: "500" }), () => createLocks({ database: "" }),
         () => createLocks({ database: 5 }), () => createLocks({ holder: "" }), () => createLocks({ leasMs: 500 }),
       ],

@@ -50,6 +50,9 @@ export async function uses() {
   await acquire(7);
   // @ts-expect-error there is no such option
   await acquire("a", { mode: "shared" });
+  await tryAcquire("a", { scope: "request" });
+  // @ts-expect-error there is no such scope
+  await acquire("a", { scope: "page" });
   // @ts-expect-error it never waits
   await tryAcquire("a", { timeout: 5 });
   // @ts-expect-error a lease is not made by hand

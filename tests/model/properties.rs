@@ -4,20 +4,31 @@ use stateright::Property;
 
 use crate::world::{Lease, Life, State, World};
 
+/// Every world must show this, or it shows nothing.
+pub const SOMEBODY_ELSE: &str = "the lock goes from one tab to another";
+
+/// [`State::fault`]: hands, tokens and writes in order (G1, G2), `dirty` true when it must be, a refusal
+/// told (G4). Seen at the step, not at the state.
+pub const NO_FORBIDDEN_STEP: &str = "no forbidden step";
+pub const G1: &str = "G1: no two tabs hold at once";
+pub const G3: &str = "G3: whoever wants the lock gets it in time";
+pub const G3_OWN: &str = "G3: nobody is locked out by itself";
+pub const G4_SUPERSEDED: &str = "G4: nobody believes in a lease that was superseded";
+pub const G4_TOLD: &str = "G4: whoever runs was told of every loss";
+pub const SOUND: &str = "the record is sound";
+
 pub fn all() -> Vec<Property<World>> {
     vec![
-        Property::always("G1 exclusion", exclusion),
-        Property::always("G1, G2, tokens: no step that no rule may take", |_, s: &State| {
-            s.fault.is_none()
-        }),
-        Property::always("G3 progress", World::recovers),
-        Property::always("G3 no obstacle to oneself", World::own_lease_is_no_obstacle),
-        Property::always("G4 a superseded lease is not believed in", superseded),
-        Property::always("G4 a loss is told", told),
-        Property::always("the record is sound", |_, s: &State| {
+        Property::always(G1, exclusion),
+        Property::always(NO_FORBIDDEN_STEP, |_, s: &State| s.fault.is_none()),
+        Property::always(G3, World::recovers),
+        Property::always(G3_OWN, World::own_lease_is_no_obstacle),
+        Property::always(G4_SUPERSEDED, superseded),
+        Property::always(G4_TOLD, told),
+        Property::always(SOUND, |_, s: &State| {
             s.record.as_ref().is_none_or(|r| r.check().is_ok())
         }),
-        Property::sometimes("two tabs have held", |_, s: &State| {
+        Property::sometimes(SOMEBODY_ELSE, |_, s: &State| {
             s.started.is_some_and(|started| started.tab != 0)
         }),
     ]

@@ -46,6 +46,8 @@ pub struct Budget {
     pub pauses: u8,
     /// The store fails: a command is lost before it is applied, or its answer is.
     pub failures: u8,
+    /// In a brisk world: that a command or an answer of a running tab is under way at a tick.
+    pub late: u8,
     /// A caller gives up while it asks.
     pub give_ups: u8,
     /// Not a fault: fenced writes.
@@ -59,7 +61,6 @@ pub struct Budget {
 /// What is explored.
 #[derive(Clone, Debug)]
 pub struct World {
-    pub name: &'static str,
     pub kinds: Vec<Kind>,
     /// How coarse the tabs' clocks are, in ticks.
     pub granule: u64,
@@ -68,6 +69,8 @@ pub struct World {
     pub budget: Budget,
     /// Whether the commands and answers of one tab keep their order.
     pub fifo: bool,
+    /// See [`Pace`].
+    pub brisk: bool,
     pub mutation: Option<Mutation>,
 }
 
@@ -102,6 +105,8 @@ pub struct Sent {
     pub at: Now,
     /// Whether anybody waits for the answer.
     pub awaited: bool,
+    /// Not to be applied before the next tick. See [`Pace`].
+    pub held: bool,
 }
 
 /// On its way back. `None`: the store failed.
@@ -109,6 +114,8 @@ pub struct Sent {
 pub struct Answer {
     pub to: Sent,
     pub outcome: Option<Outcome>,
+    /// Not to be delivered before the next tick. See [`Pace`].
+    pub held: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -149,8 +156,8 @@ pub struct State {
     /// Whether the wall clock is in the other age.
     pub wall_jumped: bool,
     pub started: Option<Started>,
-    /// The latest write that was committed, and the epoch before that of it.
-    pub register: Option<(Written, Option<u64>)>,
+    /// The latest write that was committed.
+    pub register: Option<Written>,
     /// A step that no rule may take was taken.
     pub fault: Option<&'static str>,
 }
@@ -158,17 +165,12 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Tick,
-    /// Takes, for the first time or again.
-    Ask(usize),
+    /// A tab does something of its own accord.
+    Do(usize, Deed, Pace),
     /// The store applies that command in flight.
-    Apply(usize, usize),
+    Apply(usize, usize, Pace),
     /// That answer arrives.
     Deliver(usize, usize),
-    /// Renews.
-    Beat(usize),
-    Release(usize),
-    GiveUp(usize),
-    Write(usize),
     Pause(usize),
     /// Runs again. What it does first: an answer that is there, or the look at the clock.
     Resume(usize, First),
@@ -178,6 +180,31 @@ pub enum Action {
     LoseAnswer(usize, usize),
     Delete,
     JumpWall,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Takes, for the first time or again.
+    Ask,
+    /// Renews.
+    Beat,
+    Release,
+    GiveUp,
+    Write,
+}
+
+/// How far a command gets in the step that sends or applies it.
+///
+/// In a world that is not *brisk*, only that far; what follows are steps of their own, in any order with
+/// those of others. That costs millions of states with three tabs, mostly for nothing: when a command
+/// was sent and when its answer was heard is known to its own tab only, so within one tick only the
+/// order counts in which the store applies. A brisk world has it either follow at once, or not before
+/// the next tick, and bounds how much may be late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    Sent,
+    Applied,
+    Answered,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +247,15 @@ impl Model for World {
         let left = &state.left;
         for (i, tab) in state.tabs.iter().enumerate() {
             let any = |len: usize| 0..if self.fifo { len.min(1) } else { len };
-            actions.extend(any(tab.outbox.len()).map(|k| Action::Apply(i, k)));
+            for k in any(tab.outbox.len()).filter(|k| !tab.outbox[*k].held) {
+                let answers = tab.life == Life::Awake && tab.outbox[k].awaited;
+                if self.brisk && answers {
+                    actions.push(Action::Apply(i, k, Pace::Answered));
+                }
+                if !self.brisk || !answers || left.late > 0 {
+                    actions.push(Action::Apply(i, k, Pace::Applied));
+                }
+            }
             if left.failures > 0 && tab.life != Life::Crashed {
                 actions.extend(any(tab.outbox.len()).map(|k| Action::LoseCommand(i, k)));
                 actions.extend(any(tab.inbox.len()).map(|k| Action::LoseAnswer(i, k)));
@@ -231,7 +266,8 @@ impl Model for World {
             }
             match tab.life {
                 Life::Awake => {
-                    actions.extend(any(tab.inbox.len()).map(|k| Action::Deliver(i, k)));
+                    let ready = any(tab.inbox.len()).filter(|k| !tab.inbox[*k].held);
+                    actions.extend(ready.map(|k| Action::Deliver(i, k)));
                     if left.pauses > 0 && tab.requests > 0 {
                         actions.push(Action::Pause(i));
                     }
@@ -246,7 +282,7 @@ impl Model for World {
                 Life::Crashed => {}
             }
         }
-        if state.now < self.horizon {
+        if state.now < self.horizon && self.late(state) <= left.late.into() {
             actions.push(Action::Tick);
         }
         if left.deletions > 0 && state.record.is_some() {
@@ -272,28 +308,41 @@ impl World {
     /// What an awake tab may do by itself.
     fn own_actions(&self, state: &State, i: usize, actions: &mut Vec<Action>) {
         let tab = &state.tabs[i];
+        let paces = match (self.brisk && tab.outbox.is_empty(), state.left.late) {
+            (true, 0) => &[Pace::Answered][..],
+            (true, _) => &[Pace::Sent, Pace::Applied, Pace::Answered],
+            (false, _) => &[Pace::Sent],
+        };
+        let mut may = |deed| actions.extend(paces.iter().map(|pace| Action::Do(i, deed, *pace)));
         let takes = |sent: &Sent| matches!(sent.what, What::Command(Command::Take(_)));
         let renews = |sent: &Sent| matches!(sent.what, What::Command(Command::Renew { .. }));
         if tab.lease.is_some() {
-            actions.push(Action::Release(i));
+            may(Deed::Release);
             // A second renewal in the same instant would change nothing that matters, but the count.
             let good_until = tab.participant.good_until().unwrap_or_default();
             let gains = good_until + self.margin() < self.clock(state, i) + self.len(i);
             if gains && !tab.awaits(renews) {
-                actions.push(Action::Beat(i));
+                may(Deed::Beat);
             }
             if state.left.writes > 0 {
-                actions.push(Action::Write(i));
+                may(Deed::Write);
             }
         } else {
             let again = tab.asking.is_some();
             if !tab.awaits(takes) && (again || self.may_begin(state, i)) {
-                actions.push(Action::Ask(i));
+                may(Deed::Ask);
             }
             if again && state.left.give_ups > 0 {
-                actions.push(Action::GiveUp(i));
+                may(Deed::GiveUp);
             }
         }
+    }
+
+    /// How much that is under way a tick would make late.
+    fn late(&self, state: &State) -> usize {
+        let running = state.tabs.iter().filter(|tab| tab.life == Life::Awake);
+        let under_way = running.map(|tab| tab.outbox.len() + tab.inbox.len());
+        if self.brisk { under_way.sum() } else { 0 }
     }
 
     fn may_begin(&self, state: &State, i: usize) -> bool {
@@ -310,43 +359,27 @@ impl World {
     pub fn step(&self, state: &mut State, action: Action) {
         match action {
             Action::Tick => {
+                state.left.late -= u8::try_from(self.late(state)).unwrap_or(u8::MAX);
                 state.now += 1;
                 for i in 0..state.tabs.len() {
+                    let tab = &mut state.tabs[i];
+                    tab.outbox.iter_mut().for_each(|sent| sent.held = false);
+                    tab.inbox.iter_mut().for_each(|answer| answer.held = false);
                     self.look_at_clock(state, i);
                 }
             }
-            Action::Ask(i) => self.ask(state, i),
-            Action::Apply(i, k) => self.apply(state, i, k),
+            Action::Do(i, deed, pace) => {
+                self.act(state, i, deed);
+                match pace {
+                    Pace::Sent if self.brisk && state.tabs[i].outbox.len() == 1 => {
+                        state.tabs[i].outbox[0].held = true;
+                    }
+                    Pace::Sent => {}
+                    Pace::Applied | Pace::Answered => self.apply(state, i, 0, pace),
+                }
+            }
+            Action::Apply(i, k, pace) => self.apply(state, i, k, pace),
             Action::Deliver(i, k) => self.deliver(state, i, k),
-            Action::Beat(i) => {
-                let now = self.clock(state, i);
-                let past = &mut state.pasts[self.kinds[i].tab];
-                match state.tabs[i].participant.due(past, now) {
-                    Some(Due::Renew(renewal)) => self.send(state, i, What::Command(renewal)),
-                    due => state.fault = Some(unexpected(due.is_some())),
-                }
-            }
-            Action::Release(i) => self.end(state, i),
-            Action::GiveUp(i) => {
-                state.left.give_ups -= 1;
-                self.end(state, i);
-            }
-            Action::Write(i) => {
-                state.left.writes -= 1;
-                let (Some(lease), Some(request)) = (state.tabs[i].lease, state.tabs[i].asking) else {
-                    return;
-                };
-                let write = Written {
-                    who: self.requester(i, request),
-                    epoch: lease.epoch,
-                    token: lease.token,
-                };
-                // "Fence, then write" in two transactions.
-                let apart = self.mutated(Mutation::FenceApart);
-                if !apart || self.fence(state.record.as_ref(), &write) {
-                    self.send(state, i, What::Write(write));
-                }
-            }
             Action::Pause(i) => {
                 state.left.pauses -= 1;
                 state.tabs[i].life = Life::Asleep;
@@ -382,10 +415,50 @@ impl World {
         }
     }
 
+    fn act(&self, state: &mut State, i: usize, deed: Deed) {
+        match deed {
+            Deed::Ask => self.ask(state, i),
+            Deed::Beat => {
+                let now = self.clock(state, i);
+                let past = &mut state.pasts[self.kinds[i].tab];
+                match state.tabs[i].participant.due(past, now) {
+                    Some(Due::Renew(renewal)) => self.send(state, i, What::Command(renewal)),
+                    due => state.fault = Some(unexpected(due.is_some())),
+                }
+            }
+            Deed::Release => self.end(state, i),
+            Deed::GiveUp => {
+                state.left.give_ups -= 1;
+                self.end(state, i);
+            }
+            Deed::Write => {
+                state.left.writes -= 1;
+                let (Some(lease), Some(request)) = (state.tabs[i].lease, state.tabs[i].asking)
+                else {
+                    return;
+                };
+                let write = Written {
+                    who: self.requester(i, request),
+                    epoch: lease.epoch,
+                    token: lease.token,
+                };
+                // "Fence, then write" in two transactions.
+                let apart = self.mutated(Mutation::FenceApart);
+                if !apart || self.fence(state.record.as_ref(), &write) {
+                    self.send(state, i, What::Write(write));
+                }
+            }
+        }
+    }
+
     // ---- The store ----------------------------------------------------------------------------
 
     /// One atomic step of the store.
-    fn apply(&self, state: &mut State, i: usize, k: usize) {
+    fn apply(&self, state: &mut State, i: usize, k: usize, pace: Pace) {
+        if state.tabs[i].outbox.is_empty() {
+            // There was nothing to tell the store.
+            return;
+        }
         let sent = state.tabs[i].outbox.remove(k);
         let outcome = match &sent.what {
             What::Command(command) => {
@@ -398,9 +471,15 @@ impl World {
                     state.fault = state.fault.or(fault_of_hands(found, write));
                 }
                 state.record = write.or(state.record.take());
-                if let Outcome::Held(held) = &outcome {
-                    let says = state.record.as_ref().map(|r| (r.epoch, r.token));
-                    if says != Some((held.epoch, held.token)) {
+                if let (Outcome::Held(held), Some(record)) = (&outcome, &state.record) {
+                    let (asker, token) = match command {
+                        Command::Take(take) => (&take.who, record.token),
+                        Command::Renew { who, token, .. } => (who, *token),
+                        Command::Quit { who } => (who, record.token),
+                    };
+                    if record.holder.as_ref() != Some(asker) || record.token != token {
+                        state.fault = Some("another's lease was answered to be the asker's");
+                    } else if (held.epoch, held.token) != (record.epoch, record.token) {
                         state.fault = Some("the answer names another lease than the record");
                     }
                 }
@@ -418,7 +497,17 @@ impl World {
                 Outcome::Refused
             }
         };
+        if !sent.awaited {
+            return;
+        }
         state.tabs[i].answer(sent, Some(outcome));
+        if self.brisk {
+            let last = state.tabs[i].inbox.len() - 1;
+            match pace {
+                Pace::Answered => self.deliver(state, i, last),
+                _ => state.tabs[i].inbox[last].held = true,
+            }
+        }
     }
 
     /// The check at the head of a fenced transaction. To be `rules::apply` itself, once it has a
@@ -472,7 +561,7 @@ impl World {
 
     /// A tab handles an answer.
     fn deliver(&self, state: &mut State, i: usize, k: usize) {
-        let Answer { to, outcome } = state.tabs[i].inbox.remove(k);
+        let Answer { to, outcome, .. } = state.tabs[i].inbox.remove(k);
         let now = self.clock(state, i);
         match (&to.what, outcome) {
             (What::Command(Command::Take(take)), Some(outcome)) => {
@@ -491,7 +580,10 @@ impl World {
                 self.renewed(state, i, write.token, (to.at, now), &outcome);
             }
             // There is time for another renewal; a quit is named in the next take.
-            (What::Command(Command::Renew { .. } | Command::Quit { .. }) | What::Write(_), None) => {}
+            (
+                What::Command(Command::Renew { .. } | Command::Quit { .. }) | What::Write(_),
+                None,
+            ) => {}
         }
     }
 
@@ -567,7 +659,10 @@ impl World {
         if tab.life != Life::Awake || !ran_out || silent {
             return;
         }
-        match tab.participant.due(&mut state.pasts[self.kinds[i].tab], now) {
+        match tab
+            .participant
+            .due(&mut state.pasts[self.kinds[i].tab], now)
+        {
             Some(Due::Expired(quit)) => self.lost(state, i, quit),
             due => state.fault = Some(unexpected(due.is_some())),
         }
@@ -621,6 +716,7 @@ impl World {
             what,
             at,
             awaited: true,
+            held: false,
         });
     }
 
@@ -642,7 +738,11 @@ impl World {
 
     /// Two granules; nothing where a clock tells every tick.
     fn margin(&self) -> Duration {
-        ticks(if self.granule > 1 { 2 * self.granule } else { 0 })
+        ticks(if self.granule > 1 {
+            2 * self.granule
+        } else {
+            0
+        })
     }
 
     fn len(&self, i: usize) -> Duration {
@@ -688,31 +788,37 @@ impl World {
             writes: self.budget.writes,
             give_ups: self.budget.give_ups,
             wall_jumps: self.budget.wall_jumps,
+            late: self.budget.late,
             ..state.left
         } == self.budget;
         let record_len = state.record.as_ref().map_or(0, |record| record.len.into());
-        let patience = if unharmed { 0 } else { record_len + self.granule - 1 };
+        // A take that overtakes its own quit is a fault as well: its lease lapses.
+        let patience = if unharmed && self.fifo {
+            0
+        } else {
+            record_len + self.granule - 1
+        };
         let mut state = state.clone();
         let mut wait: Vec<bool> = state.tabs.iter().map(|t| t.life == Life::Awake).collect();
         for _ in 0..=patience {
             // Rounds enough for one to release to the other, in whatever order they look.
             for _ in 0..=2 * wait.len() {
-                for i in 0..wait.len() {
+                for (i, waits) in wait.iter_mut().enumerate() {
                     if state.tabs[i].life != Life::Awake {
                         continue;
                     }
                     if state.tabs[i].lease.is_some() {
-                        wait[i] = false;
-                        self.step(&mut state, Action::Release(i));
-                    } else if wait[i] {
-                        self.step(&mut state, Action::Ask(i));
+                        *waits = false;
+                        self.act(&mut state, i, Deed::Release);
+                    } else if *waits {
+                        self.act(&mut state, i, Deed::Ask);
                     }
                     while !quiet(&state.tabs[i]) {
                         if !state.tabs[i].outbox.is_empty() {
-                            self.step(&mut state, Action::Apply(i, 0));
+                            self.apply(&mut state, i, 0, Pace::Applied);
                         }
                         if !state.tabs[i].inbox.is_empty() {
-                            self.step(&mut state, Action::Deliver(i, 0));
+                            self.deliver(&mut state, i, 0);
                         }
                     }
                 }
@@ -735,7 +841,9 @@ impl World {
             let tab = &state.tabs[i];
             let idle = tab.life == Life::Awake && tab.asking.is_none();
             let twins = self.kinds.iter().filter(|k| k.tab == self.kinds[i].tab);
+            // A take that overtakes its own quit does lock its tab out, for a lease.
             if !idle
+                || !self.fifo
                 || twins.count() > 1
                 || holder.tab != tab_name(self.kinds[i].tab)
                 || !tab.outbox.is_empty()
@@ -744,9 +852,9 @@ impl World {
                 return true;
             }
             let mut state = state.clone();
-            for action in [Action::Ask(i), Action::Apply(i, 0), Action::Deliver(i, 0)] {
-                self.step(&mut state, action);
-            }
+            self.act(&mut state, i, Deed::Ask);
+            self.apply(&mut state, i, 0, Pace::Applied);
+            self.deliver(&mut state, i, 0);
             state.tabs[i].lease.is_some()
         })
     }
@@ -760,7 +868,11 @@ impl Tab {
 
     fn answer(&mut self, to: Sent, outcome: Option<Outcome>) {
         if to.awaited {
-            self.inbox.push(Answer { to, outcome });
+            self.inbox.push(Answer {
+                to,
+                outcome,
+                held: false,
+            });
         }
     }
 
@@ -790,23 +902,15 @@ fn fault_of_hands(found: Option<&Record>, write: &Record) -> Option<&'static str
 
 /// A write is committed. G1 as token order, and G2.
 fn commit(state: &mut State, write: &Written) {
-    let before = state.register.take();
-    let (last, older) = match &before {
-        Some((last, older)) => (Some(last), *older),
-        None => (None, None),
-    };
-    if last.is_some_and(|last| {
-        older == Some(write.epoch)
-            || last.epoch == write.epoch
-                && (write.token < last.token || write.token == last.token && write.who != last.who)
-    }) {
+    let overtaken = state.register.as_ref().is_some_and(|last| {
+        last.epoch == write.epoch
+            && (write.token < last.token || write.token == last.token && write.who != last.who)
+    });
+    let outlived = state.record.as_ref().map(|record| record.epoch) != Some(write.epoch);
+    if overtaken || outlived {
         state.fault = Some("a stale write was committed");
     }
-    let older = match last {
-        Some(last) if last.epoch != write.epoch => Some(last.epoch),
-        _ => older,
-    };
-    state.register = Some((write.clone(), older));
+    state.register = Some(write.clone());
 }
 
 fn unexpected(something: bool) -> &'static str {

@@ -1,0 +1,67 @@
+//! What must hold in every state, and what must happen in some (or the model would prove nothing).
+
+use stateright::Property;
+
+use crate::world::{Lease, Life, State, World};
+
+/// Every world must show this, or it shows nothing.
+pub const SOMEBODY_ELSE: &str = "the lock goes from one tab to another";
+
+/// [`State::fault`]: hands, tokens and writes in order (G1, G2), `dirty` true when it must be, a refusal
+/// told (G4). Seen at the step, not at the state.
+pub const NO_FORBIDDEN_STEP: &str = "no forbidden step";
+pub const G1: &str = "G1: no two tabs hold at once";
+pub const G3: &str = "G3: whoever wants the lock gets it in time";
+pub const G3_OWN: &str = "G3: nobody is locked out by itself";
+pub const G4_SUPERSEDED: &str = "G4: nobody believes in a lease that was superseded";
+pub const G4_TOLD: &str = "G4: whoever runs was told of every loss";
+pub const SOUND: &str = "the record is sound";
+
+pub fn all() -> Vec<Property<World>> {
+    vec![
+        Property::always(G1, exclusion),
+        Property::always(NO_FORBIDDEN_STEP, |_, s: &State| s.fault.is_none()),
+        Property::always(G3, World::recovers),
+        Property::always(G3_OWN, World::own_lease_is_no_obstacle),
+        Property::always(G4_SUPERSEDED, superseded),
+        Property::always(G4_TOLD, told),
+        Property::always(SOUND, |_, s: &State| {
+            s.record.as_ref().is_none_or(|r| r.check().is_ok())
+        }),
+        Property::sometimes(SOMEBODY_ELSE, |_, s: &State| {
+            s.started.is_some_and(|started| started.tab != 0)
+        }),
+    ]
+}
+
+fn beliefs(world: &World, state: &State) -> impl Iterator<Item = Lease> {
+    (0..state.tabs.len()).filter_map(|i| world.believes(state, i))
+}
+
+/// No two tabs believe at the same instant; after a deletion by force, no two of one epoch.
+fn exclusion(world: &World, state: &State) -> bool {
+    let deleted = state.left.deletions < world.budget.deletions;
+    let mut seen: Option<Lease> = None;
+    beliefs(world, state).all(|lease| {
+        let before = seen.replace(lease);
+        before.is_none_or(|before| deleted && before.epoch != lease.epoch)
+    })
+}
+
+/// Whoever believes has the newest token. (The holder by delegation will have one more than the
+/// record.)
+fn superseded(world: &World, state: &State) -> bool {
+    let Some(record) = &state.record else {
+        return true;
+    };
+    beliefs(world, state).all(|l| l.epoch != record.epoch || l.token >= record.token)
+}
+
+/// An application whose tab runs knows of every loss that has come by now.
+fn told(world: &World, state: &State) -> bool {
+    (0..state.tabs.len()).all(|i| {
+        let tab = &state.tabs[i];
+        let good = tab.participant.holding(world.clock(state, i)).is_some();
+        tab.life != Life::Awake || tab.lease.is_some() == good
+    })
+}

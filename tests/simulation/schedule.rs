@@ -57,7 +57,6 @@ pub fn play(seed: u64, log: bool) -> Story {
 /// What happens to a tab.
 struct Plan {
     tab: Option<Tab>,
-    opens_at: u64,
     callers: usize,
     sections: usize,
     freezes_at: u64,
@@ -93,7 +92,7 @@ impl Stage {
         let longest = if dice.bool() { 600 } else { 2500 };
         let freezing = dice.bool().then(|| (dice.u64(100..2000), longest));
         let crashing = dice.bool();
-        let world = World::new(seed, key, weather.clone(), dice.fork(), log);
+        let world = World::new(key, weather.clone(), dice.fork(), log);
         world.state().log(|| {
             format!("seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, quiet from {quiet_from}")
         });
@@ -134,7 +133,6 @@ impl Stage {
         };
         let plan = Plan {
             tab: None,
-            opens_at,
             callers,
             sections,
             freezes_at: opens_at,

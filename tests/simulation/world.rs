@@ -89,7 +89,6 @@ struct Held {
 }
 
 pub struct State {
-    pub seed: u64,
     pub now: u64,
     pub weather: Weather,
     pub dice: fastrand::Rng,
@@ -121,9 +120,8 @@ pub struct State {
 pub struct World(Mutex<State>);
 
 impl World {
-    pub fn new(seed: u64, key: String, weather: Weather, dice: fastrand::Rng, log: bool) -> Self {
+    pub fn new(key: String, weather: Weather, dice: fastrand::Rng, log: bool) -> Self {
         Self(Mutex::new(State {
-            seed,
             now: 0,
             weather,
             dice,
@@ -411,12 +409,15 @@ impl State {
     /// taken over within its length and one look of the waiter, and a free one within one look.
     ///
     /// A waiter looks after 10, 20, 40 … 1000 ms, and at least once per twentieth of the lease for
-    /// each who waits before it. A few ms are for the way to the store and back.
+    /// each who waits before it. A few ms are for the way to the store and back. One that was twice
+    /// answered too late, because of the store or because it was frozen, first makes a pause of the
+    /// former kind.
     fn check_progress(&mut self) {
+        const MAX_BACKOFF: u64 = tab_lease::MAX_BACKOFF_MS as u64;
         const WAY_MS: u64 = 20;
         let queue = self.wire.longest_queue as u64;
-        let look = (self.longest_lease / 20 * (queue + 1)).min(1000) + WAY_MS;
-        let calm = self.wire.trouble_until.max(self.weather.calm_from);
+        let look = (self.longest_lease / 20 * (queue + 1)).min(MAX_BACKOFF) + WAY_MS;
+        let calm = self.wire.trouble_until.max(self.weather.calm_from) + MAX_BACKOFF;
         let held_len = self.record().map_or(0, |record| u64::from(record.len));
         let (since, bound) = match self.wire.free_since {
             Some(free) => (free, look),
@@ -425,7 +426,7 @@ impl State {
         let start = since.max(calm);
         let stuck = self.waiting.values().find(|(tab, from)| {
             let tab = &self.tabs[*tab];
-            let awake = tab.freezes.last().map_or(0, |(_, to)| *to);
+            let awake = tab.freezes.last().map_or(0, |(_, to)| *to + MAX_BACKOFF);
             !tab.frozen && start.max(*from).max(awake) + bound < self.now
         });
         if let Some(&(tab, from)) = stuck {

@@ -78,6 +78,8 @@ struct Stage {
     freezing: Option<(u64, u64)>,
     crashing: bool,
     quiet_from: u64,
+    /// From when on a lease is taken away by force, once.
+    usurped_from: u64,
 }
 
 impl Stage {
@@ -92,6 +94,12 @@ impl Stage {
         let longest = if dice.bool() { 600 } else { 2500 };
         let freezing = dice.bool().then(|| (dice.u64(100..2000), longest));
         let crashing = dice.bool();
+        let usurped = dice.u8(0..4) == 0;
+        let usurped_from = if usurped {
+            calm_from + dice.u64(0..1500)
+        } else {
+            u64::MAX
+        };
         let world = World::new(key, weather.clone(), dice.fork(), log);
         world.state().log(|| {
             format!("seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, quiet from {quiet_from}")
@@ -105,6 +113,7 @@ impl Stage {
             freezing,
             crashing,
             quiet_from,
+            usurped_from,
             dice,
         };
         for _ in 0..stage.dice.usize(2..=8) {
@@ -192,6 +201,7 @@ impl Stage {
         let now = state.now;
         state.weather.calm_from = state.weather.calm_from.min(now);
         self.quiet_from = self.quiet_from.min(now);
+        self.usurped_from = u64::MAX;
         let wakes = state.tabs.iter().filter_map(|tab| tab.freezes.last());
         let awake = wakes.map(|(_, to)| *to).max().unwrap_or_default();
         let end = now.max(state.wire.trouble_until).max(awake) + state.longest_lease + 100;
@@ -262,6 +272,11 @@ impl Stage {
         if self.tabs[tab].tab.is_none() {
             self.open(now, tab);
         }
+        let mut state = self.world.state();
+        if now >= self.usurped_from && now > state.wire.trouble_until && state.usurp() {
+            self.usurped_from = u64::MAX;
+        }
+        drop(state);
         if self.freezes(now, tab) || self.crashes(now, tab) {
             return;
         }
@@ -289,13 +304,14 @@ impl Stage {
         let lock = self.lock(&open, tab, key, config);
         let plan = &mut self.tabs[tab];
         let local = Arc::new(tokio::sync::Mutex::new(()));
-        for _ in 0..plan.callers {
+        for index in 0..plan.callers {
             let user = User {
                 world: Arc::clone(&self.world),
                 tab,
                 lock: lock.clone(),
                 config,
                 dice: self.dice.fork(),
+                index: index as u64 + 1,
                 alone: plan.callers == 1,
                 local: Arc::clone(&local),
                 _busy: self.world.user(),
@@ -385,12 +401,11 @@ impl Stage {
         if let Some((holder, len)) = holder {
             let name = holder.split('#').next().unwrap_or_default();
             let tab = name.trim_start_matches("tab ").parse::<usize>();
-            let tab = tab.expect("a tab's name is its number");
-            let left = &state.tabs[tab];
-            if left.crashed || left.quit_lost {
-                allowed += len;
-            } else {
-                state.fail(|| format!("G3: tab {tab} let go, but the record says that it holds"));
+            match tab.map(|tab| &state.tabs[tab]) {
+                Ok(left) if !left.crashed && !left.quit_lost => {
+                    state.fail(|| format!("G3: {name} let go, but the record says that it holds"));
+                }
+                _ => allowed += len,
             }
         }
         if state.counter != state.increments {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use tab_lease::rules::Record;
+use tab_lease::rules::{Last, Record, Requester};
 use tab_lease::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, LeaseLost, MemoryStore,
 };
@@ -48,10 +48,15 @@ counts! {
     fenced_writes,
     /// Writes of a stale holder that the fencing token kept out.
     fenced_off,
+    /// Leases taken away by force.
+    usurped,
     commands,
     turns,
     virtual_seconds,
 }
+
+/// To the store and back in the calm, with room to spare.
+const WAY_MS: u64 = 20;
 
 /// The outside of a tab.
 pub struct TabState {
@@ -76,6 +81,12 @@ impl TabState {
         let freezes = self.freezes.iter();
         let asleep = freezes.filter(|(from, to)| *from <= due && due <= *to);
         asleep.map(|(_, to)| *to).max().unwrap_or(due)
+    }
+
+    /// When its first beat after `time` has been answered at the latest, in the calm.
+    fn beat_after(&self, time: u64) -> u64 {
+        let awake = self.freezes.last().map_or(0, |(_, to)| *to);
+        (time + u64::from(self.config.heartbeat_ms)).max(awake) + WAY_MS
     }
 }
 
@@ -111,6 +122,9 @@ pub struct State {
     pub increments: u64,
     /// … and a register that refuses writes with a lower token than it has seen.
     register: u64,
+    /// A lease was taken away by force: the new token, and when. What is older may still be believed
+    /// until the next beat, and is fenced off.
+    usurped: (u64, u64),
     pub longest_lease: u64,
     pub counts: Counts,
     pub failure: Option<String>,
@@ -146,6 +160,7 @@ impl World {
             counter: 0,
             increments: 0,
             register: 0,
+            usurped: (0, 0),
             longest_lease: 0,
             counts: Counts::default(),
             failure: None,
@@ -187,8 +202,11 @@ impl World {
         self.state().counter
     }
 
-    pub fn write(&self, tab: usize, read: u64) {
+    pub fn write(&self, tab: usize, guard: &Guard, read: u64) {
         let mut state = self.state();
+        if guard.token() < state.usurped.0 {
+            return;
+        }
         state.counter = read + 1;
         state.increments += 1;
         state.counts.increments += 1;
@@ -211,7 +229,7 @@ impl World {
             state.post(at, Parcel::Write { tab, token });
         } else {
             let accepted = state.register_write(tab, token);
-            if !accepted && guard.is_held() {
+            if !accepted && token >= state.usurped.0 && guard.is_held() {
                 state
                     .fail(|| format!("G1: tab {tab} holds, but a higher token was in use already"));
             }
@@ -279,6 +297,35 @@ impl State {
         self.wire.memory.record(&self.wire.key)
     }
 
+    /// Somebody takes the lease away from its holder, by other means than the rules', and dies.
+    /// Answers whether there was a lease.
+    pub fn usurp(&mut self) -> bool {
+        let Some(mut record) = self.record() else {
+            return false;
+        };
+        let Some(holder) = record.holder.take() else {
+            return false;
+        };
+        record.last = Some(Last {
+            tab: holder.tab,
+            token: record.token,
+        });
+        record.token += 2;
+        record.count = 0;
+        record.holder = Some(Requester {
+            tab: "usurper".to_owned(),
+            request: 1,
+        });
+        self.counts.usurped += 1;
+        self.usurped = (record.token, self.now);
+        self.latest = Some((usize::MAX, record.token));
+        self.wire.granted_at = self.now;
+        let token = short(record.token);
+        self.log(|| format!("USURPED with token {token}"));
+        self.wire.memory.set_record(&self.wire.key, Some(record));
+        true
+    }
+
     fn register_write(&mut self, tab: usize, token: u64) -> bool {
         let accepted = token >= self.register;
         self.register = self.register.max(token);
@@ -321,19 +368,8 @@ impl State {
         if !guard.is_held() {
             self.fail(|| format!("G4: tab {tab} was given a guard that holds nothing"));
         }
-        if let Some((other, other_token)) = self.latest
-            && (token < other_token || token == other_token && tab != other)
-        {
-            self.fail(|| {
-                format!("G2: tab {tab} has token {token}, after tab {other} had {other_token}")
-            });
-        }
-        if !guard.dirty() && self.latest.is_some_and(|(other, _)| other != tab) {
-            self.fail(|| format!("tab {tab} was told that nobody held since it did"));
-        }
-        if self.latest != Some((tab, token)) {
-            self.counts.changes_of_hands += 1;
-            self.latest = Some((tab, token));
+        if token >= self.usurped.0 {
+            self.check_token(tab, guard);
         }
         let lost = Box::pin(guard.lost());
         self.held.push(Held {
@@ -354,9 +390,29 @@ impl State {
         }
     }
 
+    /// G2: tokens grow at every change of hands, and it is told that there was one.
+    fn check_token(&mut self, tab: usize, guard: &Guard) {
+        let token = guard.token();
+        if let Some((other, other_token)) = self.latest
+            && (token < other_token || token == other_token && tab != other)
+        {
+            self.fail(|| {
+                format!("G2: tab {tab} has token {token}, after tab {other} had {other_token}")
+            });
+        }
+        if !guard.dirty() && self.latest.is_some_and(|(other, _)| other != tab) {
+            self.fail(|| format!("tab {tab} was told that nobody held since it did"));
+        }
+        if self.latest != Some((tab, token)) {
+            self.counts.changes_of_hands += 1;
+            self.latest = Some((tab, token));
+        }
+    }
+
     /// G1: all who believe share one tenure.
     fn check_exclusion(&mut self) {
-        let believers = self.believers();
+        let mut believers = self.believers();
+        believers.retain(|(_, token)| *token >= self.usurped.0);
         if let Some(first) = believers.first()
             && let Some(other) = believers.iter().find(|other| *other != first)
         {
@@ -372,6 +428,7 @@ impl State {
     fn check_notice(&mut self, tab: usize) {
         let now = self.now;
         let mut verdicts = Vec::new();
+        let mut deceived = false;
         for held in &mut self.held {
             if held.tab != tab || held.told {
                 continue;
@@ -382,7 +439,16 @@ impl State {
             let clock = self.tabs[tab].clock.as_mut().expect("its tab is open");
             let is_held = clock.at(now, || guard.is_held());
             held.told = once(held.lost.as_mut()).is_ready();
+            if is_held
+                && held.token < self.usurped.0
+                && now > self.tabs[tab].beat_after(self.usurped.1)
+            {
+                deceived = true;
+            }
             verdicts.push((held.token, is_held, held.told));
+        }
+        if deceived {
+            self.fail(|| format!("G4: tab {tab} has lost its lease to another, and does not know"));
         }
         for (token, is_held, told) in verdicts {
             if told {
@@ -414,7 +480,6 @@ impl State {
     /// former kind.
     fn check_progress(&mut self) {
         const MAX_BACKOFF: u64 = tab_lease::MAX_BACKOFF_MS as u64;
-        const WAY_MS: u64 = 20;
         let queue = self.wire.longest_queue as u64;
         let look = (self.longest_lease / 20 * (queue + 1)).min(MAX_BACKOFF) + WAY_MS;
         let calm = self.wire.trouble_until.max(self.weather.calm_from) + MAX_BACKOFF;

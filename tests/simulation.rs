@@ -1,18 +1,18 @@
 //! The real lock code on the memory store, in thousands of random schedules: up to eight tabs and
 //! more that come after a crash, with stores that are late, fail and lose answers, tabs that freeze
-//! and crash, callers that give up, and wall clocks that jump.
+//! and crash, callers that give up, wall clocks that jump, and leases taken away by force.
 //!
 //! Everything follows from a seed, and time is virtual, so a failure can be looked at again:
 //!
 //! - `TAB_LEASE_SCHEDULES=1000000 cargo test --test simulation` plays more schedules than usual,
-//! - `TAB_LEASE_SEED=4711 cargo test --test simulation` plays one, and prints all that happens.
+//! - `TAB_LEASE_SEED=4711 cargo test --test simulation random` plays one, and prints all that happens.
 //!
 //! Where things are: [`tab`] is a tab that can be frozen, [`link`] its disturbed way to the store,
 //! [`user`] what its code does, [`world`] the judge, [`schedule`] what happens when.
 //!
-//! Not simulated: clocks that run at different rates or in coarse steps (the margin is for them; all
-//! clocks here show whole ms), a freeze in the middle of synchronous code (as between asking
-//! `is_held` and writing: that is what tokens are for), a deleted or damaged record.
+//! Not simulated: clocks that run at different rates or in coarse steps (all clocks here show whole
+//! ms), a freeze in the middle of synchronous code (as between asking `is_held` and writing: that is
+//! what tokens are for), a deleted or damaged record, two lock objects of one tab at the same time.
 #![cfg(not(target_arch = "wasm32"))]
 
 #[path = "simulation/link.rs"]
@@ -91,7 +91,7 @@ fn random_schedules_break_no_guarantee() {
         let story = play(seed, true);
         let last = story.log.len().saturating_sub(60);
         panic!(
-            "seed {seed} failed {}\nIts last events:\n{}\nReplay: TAB_LEASE_SEED={seed} cargo test --test simulation",
+            "seed {seed} failed {}\nIts last events:\n{}\nReplay: TAB_LEASE_SEED={seed} cargo test --test simulation random",
             story
                 .failure
                 .unwrap_or_else(|| "at first, but not again".to_owned()),

@@ -39,8 +39,10 @@ pub struct Weather {
     pub late: u32,
     pub slow: u32,
     pub wall_jump: u32,
-    /// The usual delay, each way.
+    /// The usual delay, each way; and the one when nothing is wrong. With none at all, what is a ms
+    /// early or late is found out soonest.
     pub delay: u64,
+    pub least: u64,
     pub unordered: bool,
     /// From when on stores are as good as stores are: a few ms each way, and no fault.
     pub calm_from: u64,
@@ -57,6 +59,7 @@ impl Weather {
             slow: chance(300),
             wall_jump: chance(500),
             delay: *dice.choice([0, 2, 10, 60].iter()).unwrap(),
+            least: *dice.choice([0, 0, 2].iter()).unwrap(),
             unordered: dice.u8(0..8) == 0,
             calm_from,
         }
@@ -76,8 +79,8 @@ struct Fate {
 fn fate(weather: &Weather, dice: &mut fastrand::Rng, calm: bool, take: bool) -> Fate {
     let mut fate = Fate {
         name: "",
-        before: Some(dice.u64(0..=2)),
-        after: Some(dice.u64(0..=2)),
+        before: Some(dice.u64(0..=weather.least)),
+        after: Some(dice.u64(0..=weather.least)),
         error: false,
     };
     if calm {
@@ -220,7 +223,9 @@ impl State {
         });
         let answered = fate.after.map(|after| lands.unwrap_or(now) + after);
         let survives = quit || link.dice.bool();
-        let disturbed = lands.max(answered).unwrap_or(now);
+        // Whoever waits for an answer that never comes stops waiting at the end of its lease.
+        let lease = u64::from(link.config.lease_ms);
+        let disturbed = lands.max(answered.or(Some(now + lease))).unwrap_or(now);
         if !calm {
             self.wire.trouble_until = self.wire.trouble_until.max(disturbed);
         }

@@ -5,8 +5,9 @@
 //! [`tab`](crate::tab) for what a turn is.
 //!
 //! Disturbances end in two steps. Until `calm_from` stores misbehave, and tabs freeze and crash;
-//! until `quiet_from` tabs still freeze and crash, so that it is told how soon others take over; then
-//! everybody finishes, and a last tab asks whether the lock is free.
+//! until `quiet_from` tabs still freeze and crash, so that it is seen how soon others take over; then
+//! everybody finishes, and a last tab asks whether the lock is free. In every fourth schedule a lease
+//! is taken away by force in the calm: what its holder may not believe for longer than a beat.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -20,7 +21,7 @@ use tab_lease::Config;
 use crate::link::{Link, Weather, wall};
 use crate::tab::Tab;
 use crate::user::{User, holder};
-use crate::world::{Counts, Lock, TabState, World};
+use crate::world::{Counts, Lock, TabState, WAY_MS, World};
 
 /// How far a tab without timers is wound forward.
 const HORIZON_MS: u64 = 1_000;
@@ -397,7 +398,7 @@ impl Stage {
         let holder = state
             .record()
             .and_then(|record| Some((record.holder?.tab, u64::from(record.len))));
-        let mut allowed = 10;
+        let mut allowed = WAY_MS;
         if let Some((holder, len)) = holder {
             let name = holder.split('#').next().unwrap_or_default();
             let tab = name.trim_start_matches("tab ").parse::<usize>();

@@ -9,7 +9,8 @@
 //! and stops there, before anything has seen it. The event loop gives the next turn when everybody
 //! else is done up to that time. This is sound as long as nothing but its own timers can wake a tab
 //! in between, and that holds: whatever comes from outside comes through the link, which sets a
-//! timer for it (or ends the winding at `until`).
+//! timer for it. A message from another tab, sent at some time, must not be due before `until` of a
+//! turn given earlier: `until` bounds how far ahead a clock can be.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -56,7 +56,7 @@ counts! {
 }
 
 /// To the store and back in the calm, with room to spare.
-const WAY_MS: u64 = 20;
+pub const WAY_MS: u64 = 20;
 
 /// The outside of a tab.
 pub struct TabState {
@@ -83,10 +83,11 @@ impl TabState {
         asleep.map(|(_, to)| *to).max().unwrap_or(due)
     }
 
-    /// When its first beat after `time` has been answered at the latest, in the calm.
+    /// When its first beat after `time` has been answered at the latest, in the calm. What it finds
+    /// when it wakes may be an earlier answer; the beat comes after that.
     fn beat_after(&self, time: u64) -> u64 {
         let awake = self.freezes.last().map_or(0, |(_, to)| *to);
-        (time + u64::from(self.config.heartbeat_ms)).max(awake) + WAY_MS
+        time.max(awake) + u64::from(self.config.heartbeat_ms) + WAY_MS
     }
 }
 

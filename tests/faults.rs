@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use support::{Conduct, DiskFull, Link, Lock, World, abandon_after, dead_record, is_ready, ms};
@@ -626,74 +626,6 @@ async fn dirty_tells_whether_another_had_it_in_between() {
     // A deletion hides who was there.
     world.memory.set_record(&world.key, None);
     assert!(dirty_turn(&first).await);
-}
-
-// ---- Mutual exclusion under all of it ---------------------------------------------------------
-
-/// A link that does anything that a store may do.
-fn unreliable(link: &Link, seed: u64) {
-    let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut roll = move |sides: u64| {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        dice % sides
-    };
-    link.script(move |_| match roll(12) {
-        0 => Conduct::Fail,
-        1 => Conduct::FailAfter,
-        2 => Conduct::InTransit(ms(roll(700))),
-        3 => Conduct::StallAfter,
-        4..8 => Conduct::Slow {
-            before: ms(roll(60)),
-            after: ms(roll(60)),
-        },
-        _ => Conduct::Prompt,
-    });
-}
-
-#[tokio::test(start_paused = true)]
-async fn nobody_believes_while_another_does_over_an_unreliable_store() {
-    for seed in 0..20 {
-        let world = World::new();
-        let guards = Arc::new(Mutex::new(Vec::<Weak<CrossProcessStoreLockGuard>>::new()));
-        let mut processes = Vec::new();
-        for process in 0..3 {
-            let (lock, link) = world.process(&format!("process {process}"));
-            unreliable(&link, seed * 3 + process);
-            let guards = Arc::clone(&guards);
-            processes.push(tokio::spawn(async move {
-                loop {
-                    let Ok(guard) = lock.acquire(Some(ms(2000))).await else {
-                        continue;
-                    };
-                    let guard = Arc::new(guard);
-                    guards.lock().unwrap().push(Arc::downgrade(&guard));
-                    // Until it is lost, or for as long as it takes to write something.
-                    let _ = tokio::time::timeout(ms(200), guard.lost()).await;
-                }
-            }));
-        }
-        let mut tokens = Vec::new();
-        for _ in 0..20_000 {
-            sleep(ms(1)).await;
-            let mut guards = guards.lock().unwrap();
-            guards.retain(|guard| guard.strong_count() > 0);
-            let living = guards.iter().filter_map(Weak::upgrade);
-            let believers: Vec<_> = living.filter(|guard| guard.is_held()).collect();
-            assert!(believers.len() <= 1, "seed {seed}: two at once");
-            tokens.extend(believers.iter().map(|guard| guard.token()));
-        }
-        assert!(tokens.is_sorted(), "seed {seed}: tokens only grow");
-        tokens.dedup();
-        // A command that is never answered holds its process up for two seconds, and what it left
-        // in the queue costs the others a lease.
-        assert!(
-            tokens.len() > 3,
-            "seed {seed}: they did get on, but {tokens:?}"
-        );
-        processes.iter().for_each(tokio::task::JoinHandle::abort);
-    }
 }
 
 // ---- Stores and settings that leave no time ---------------------------------------------------

@@ -1,0 +1,344 @@
+//! A tab's connection to the store: the one place where disturbances of the store live.
+//!
+//! What a link may do to a command: apply it late, answer late, fail without having applied it, lose
+//! the answer, never answer a renewal or a quit, and apply it long after its sender has given up,
+//! was frozen or is gone. What it does not do: apply the commands of one tab in another order than
+//! they were sent in, since a browser orders the transactions of one connection. In every eighth
+//! schedule it does even that; safety does not need the order, only a prompt recovery does.
+//!
+//! A store that neither answers nor fails is its own contract's violation (`IndexedDbStore` gives up
+//! after a while), so a take that stalls fails in the end.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tab_lease::rules::{Command, Outcome};
+use tab_lease::{BackingStore, MemoryStore};
+use tokio::time::sleep;
+
+use crate::tab::{ms, once};
+use crate::world::{State, World};
+
+const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// Wall clock at the beginning of every schedule.
+const WALL_MS: u64 = 1_700_000_000_000;
+
+/// How a link fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store is unreliable")]
+pub struct Unreliable;
+
+/// How bad it is, in one schedule. Chances are per mille and per command. Each is nought in many
+/// schedules, so that no disturbance hides what another would show.
+#[derive(Clone, Debug)]
+pub struct Weather {
+    pub fail: u32,
+    pub lose_answer: u32,
+    pub stall: u32,
+    pub late: u32,
+    pub slow: u32,
+    pub wall_jump: u32,
+    /// The usual delay, each way; and the one when nothing is wrong. With none at all, what is a ms
+    /// early or late is found out soonest.
+    pub delay: u64,
+    pub least: u64,
+    pub unordered: bool,
+    /// From when on stores are as good as stores are: a few ms each way, and no fault.
+    pub calm_from: u64,
+}
+
+impl Weather {
+    pub fn draw(dice: &mut fastrand::Rng, calm_from: u64) -> Self {
+        let mut chance = |of: u32| if dice.bool() { 0 } else { dice.u32(0..of) };
+        Self {
+            fail: chance(150),
+            lose_answer: chance(150),
+            stall: chance(60),
+            late: chance(100),
+            slow: chance(300),
+            wall_jump: chance(500),
+            delay: *dice.choice([0, 2, 10, 60].iter()).unwrap(),
+            least: *dice.choice([0, 0, 2].iter()).unwrap(),
+            unordered: dice.u8(0..8) == 0,
+            calm_from,
+        }
+    }
+}
+
+/// What becomes of one command.
+struct Fate {
+    name: &'static str,
+    /// How long it travels; `None`: it never arrives.
+    before: Option<u64>,
+    /// When it is answered after that; `None`: never.
+    after: Option<u64>,
+    error: bool,
+}
+
+fn fate(weather: &Weather, dice: &mut fastrand::Rng, calm: bool, take: bool) -> Fate {
+    let mut fate = Fate {
+        name: "",
+        before: Some(dice.u64(0..=weather.least)),
+        after: Some(dice.u64(0..=weather.least)),
+        error: false,
+    };
+    if calm {
+        return fate;
+    }
+    if dice.bool() {
+        fate.before = Some(dice.u64(0..=weather.delay));
+        fate.after = Some(dice.u64(0..=weather.delay));
+    }
+    let mut roll = dice.u32(0..1000);
+    let mut comes = |chance: u32| {
+        let comes = roll < chance;
+        roll = if comes { u32::MAX } else { roll - chance };
+        comes
+    };
+    if comes(weather.fail) {
+        (fate.name, fate.before, fate.error) = (" ✗ fails", None, true);
+    } else if comes(weather.lose_answer) {
+        (fate.name, fate.error) = (" ✗ answer lost", true);
+    } else if comes(weather.stall) {
+        (fate.name, fate.error) = (" ✗ stalls", true);
+        if dice.bool() {
+            fate.before = None;
+        }
+        let for_ever = !take && dice.bool();
+        fate.after = (!for_ever).then(|| dice.u64(500..=2500));
+    } else if comes(weather.late) {
+        (fate.name, fate.before) = (" ✗ in transit", Some(dice.u64(100..=1500)));
+    } else if comes(weather.slow) {
+        fate.name = " ✗ slow";
+        fate.before = Some(dice.u64(0..=400));
+        fate.after = Some(dice.u64(0..=400));
+    }
+    fate
+}
+
+/// A command on its way, or its answer.
+pub struct Op {
+    tab: usize,
+    command: Option<Command>,
+    answer: Option<Result<Outcome, Unreliable>>,
+    /// It arrives even if its sender is gone by then.
+    survives: bool,
+}
+
+/// A link's side of the world.
+pub struct Wire {
+    pub memory: MemoryStore,
+    pub key: String,
+    /// Until when an operation of before the calm goes on.
+    pub trouble_until: u64,
+    /// When somebody was last told "yours" by the store, or would have been.
+    pub granted_at: u64,
+    /// Since when the record has been free.
+    pub free_since: Option<u64>,
+    /// The longest queue since the calm.
+    pub longest_queue: usize,
+}
+
+#[derive(Clone)]
+pub struct Link {
+    pub world: Arc<World>,
+    pub tab: usize,
+}
+
+/// Dropping it tells the link that its sender waits no longer.
+struct InFlight<'a> {
+    link: &'a Link,
+    op: u64,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut state = self.link.world.state();
+        if let Some(op) = state.ops.get_mut(&self.op)
+            && !op.survives
+        {
+            op.command = None;
+        }
+    }
+}
+
+#[async_trait]
+impl BackingStore for Link {
+    type Error = Unreliable;
+
+    async fn apply(&self, _key: &str, command: Command) -> Result<Outcome, Unreliable> {
+        let (op, answer_in) = self.world.state().send(self.tab, command);
+        let in_flight = InFlight { link: self, op };
+        match answer_in {
+            None => std::future::pending().await,
+            Some(0) => {}
+            Some(delay) => sleep(ms(delay)).await,
+        }
+        let answer = self.world.state().answer(in_flight.op);
+        drop(in_flight);
+        answer
+    }
+}
+
+impl State {
+    /// Accepts a command; says which operation that is, and how soon it is answered.
+    fn send(&mut self, tab: usize, mut command: Command) -> (u64, Option<u64>) {
+        let now = self.now;
+        let calm = now >= self.weather.calm_from;
+        let link = &mut self.tabs[tab];
+        let take = matches!(command, Command::Take(_));
+        let fate = fate(&self.weather, &mut link.dice, calm, take);
+        // Somebody who asks without pausing would stop virtual time.
+        link.sent_now = if link.sent_at == now {
+            link.sent_now + 1
+        } else {
+            0
+        };
+        link.sent_at = now;
+        let storm = link.sent_now > 500;
+        if let Command::Take(take) = &mut command {
+            if !calm && link.dice.u32(0..1000) < self.weather.wall_jump {
+                link.wall = WALL_MS - YEAR_MS + link.dice.u64(0..2 * YEAR_MS);
+            }
+            take.wall = link.wall + now;
+            // Nobody deletes records here, so this is the first one; its numbers are to be the same
+            // in every run.
+            take.fresh.token = take.wall * 1024;
+            take.fresh.epoch = 1;
+        }
+        let quit = matches!(command, Command::Quit { .. });
+        if quit && fate.before.is_none() {
+            link.quit_lost = true;
+        }
+        let lands = fate.before.map(|before| {
+            let at = now + before;
+            let at = if self.weather.unordered {
+                at
+            } else {
+                at.max(link.last_landing)
+            };
+            link.last_landing = link.last_landing.max(at);
+            at
+        });
+        let answered = fate.after.map(|after| lands.unwrap_or(now) + after);
+        let survives = quit || link.dice.bool();
+        // Whoever waits for an answer that never comes stops waiting at the end of its lease.
+        let lease = u64::from(link.config.lease_ms);
+        let disturbed = lands.max(answered.or(Some(now + lease))).unwrap_or(now);
+        if !calm {
+            self.wire.trouble_until = self.wire.trouble_until.max(disturbed);
+        }
+        if storm {
+            self.fail(|| format!("tab {tab} asks and asks without a pause"));
+        }
+        self.log(|| format!("tab {tab} sends {}{}", brief(&command), fate.name));
+
+        let op = self.next_op;
+        self.next_op += 1;
+        let sent = Op {
+            tab,
+            command: Some(command),
+            answer: fate.error.then_some(Err(Unreliable)),
+            survives,
+        };
+        self.ops.insert(op, sent);
+        match lands {
+            Some(at) if at <= now => self.land(op),
+            Some(at) => self.post(at, Parcel::Command(op)),
+            None => {}
+        }
+        // Whoever asked in a loop waits for ever, instead of the test.
+        let answered = answered.filter(|_| !storm);
+        (op, answered.map(|at| at - now))
+    }
+
+    /// A command arrives at the store.
+    pub fn land(&mut self, op: u64) {
+        let Some(found) = self.ops.get_mut(&op) else {
+            return;
+        };
+        let (tab, Some(command)) = (found.tab, found.command.take()) else {
+            return;
+        };
+        let key = self.wire.key.clone();
+        if self.now < self.weather.calm_from
+            && self.dice.u32(0..1000) < self.weather.wall_jump
+            && let Some(mut record) = self.wire.memory.record(&key)
+        {
+            // Another machine's clock wrote it.
+            record.since = WALL_MS - YEAR_MS + self.dice.u64(0..2 * YEAR_MS);
+            self.wire.memory.set_record(&key, Some(record));
+        }
+        let what = brief(&command);
+        let sighting = |memory: &MemoryStore| memory.record(&key).map(|record| record.sighting());
+        let before = sighting(&self.wire.memory);
+        let std::task::Poll::Ready(Ok(outcome)) = once(self.wire.memory.apply(&key, command))
+        else {
+            unreachable!("the memory store answers at once");
+        };
+        self.log(|| format!("  store: tab {tab}'s {what} → {}", told(&outcome)));
+        // A lease begins or is extended; also one that a quit, or a take that names one, grants.
+        if sighting(&self.wire.memory) != before {
+            self.wire.granted_at = self.now;
+        }
+        if let Some(record) = self.wire.memory.record(&key) {
+            let free_since = self.wire.free_since.unwrap_or(self.now);
+            self.wire.free_since = record.holder.is_none().then_some(free_since);
+            self.wire.longest_queue = self.wire.longest_queue.max(record.queue.len());
+        }
+        if let Some(found) = self.ops.get_mut(&op) {
+            found.answer.get_or_insert(Ok(outcome));
+        }
+    }
+
+    fn answer(&mut self, op: u64) -> Result<Outcome, Unreliable> {
+        let op = self.ops.remove(&op);
+        let answer = op.and_then(|op| op.answer);
+        answer.expect("an answer comes after the arrival")
+    }
+}
+
+/// What travels outside of the tabs.
+pub enum Parcel {
+    /// A command to the store.
+    Command(u64),
+    /// A write that carries a fencing token, to whatever the lock protects.
+    Write { tab: usize, token: u64 },
+}
+
+fn brief(command: &Command) -> String {
+    match command {
+        Command::Take(take) if take.unchanged.is_some() => "take over".to_owned(),
+        Command::Take(_) => "take".to_owned(),
+        Command::Renew { token, .. } => format!("renew {}", short(*token)),
+        Command::Quit { .. } => "quit".to_owned(),
+    }
+}
+
+fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Held(held) => format!("held {}", short(held.token)),
+        Outcome::Waiting(waiting) => {
+            let sighting = waiting.sighting;
+            let (token, count) = (short(sighting.token), sighting.count);
+            format!("waiting, saw {token}.{count}, {} ahead", waiting.ahead)
+        }
+        Outcome::Refused => "refused".to_owned(),
+        Outcome::Gone { .. } => "gone".to_owned(),
+    }
+}
+
+/// The last digits of a token.
+pub fn short(token: u64) -> u64 {
+    token % 100_000
+}
+
+/// Where a tab's wall clock starts.
+pub fn wall(dice: &mut fastrand::Rng) -> u64 {
+    if dice.bool() {
+        WALL_MS
+    } else {
+        WALL_MS - YEAR_MS + dice.u64(0..2 * YEAR_MS)
+    }
+}

@@ -45,7 +45,9 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     /// [`rules::apply`](crate::rules::apply), and writes the result, all in one atomic step.
     ///
     /// Answers only once the write is durable enough that every other user of the store sees it. If
-    /// the future is dropped, the command may or may not have been applied.
+    /// the future is dropped, the command may or may not have been applied; commands that one user
+    /// sends one after the other should be applied in that order, or a request that was given up may
+    /// hold the lock for the length of a lease.
     ///
     /// # Errors
     ///

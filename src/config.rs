@@ -10,6 +10,11 @@ pub const LEASE_DURATION_MS: u32 = 500;
 /// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing.
 pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 
+/// How long a lease is while nobody waits for it, in ms, if its holder has a beacon that tells of its
+/// death (see [`Liveness`](crate::Liveness)). Renewed three times within that time. The first waiter
+/// that comes brings [`LEASE_DURATION_MS`] back.
+pub const IDLE_LEASE_MS: u32 = 5000;
+
 /// How long a waiter pauses before it asks for the second time, in ms. Doubles from there.
 pub const INITIAL_BACKOFF_MS: u32 = 10;
 
@@ -32,6 +37,8 @@ pub struct Config {
     pub lease_ms: u32,
     /// See [`EXTEND_LEASE_EVERY_MS`]. Must be shorter than the lease.
     pub heartbeat_ms: u32,
+    /// See [`IDLE_LEASE_MS`]. The same as `lease_ms` for none of it.
+    pub idle_lease_ms: u32,
     /// See [`INITIAL_BACKOFF_MS`].
     pub initial_backoff_ms: u32,
     /// See [`MAX_BACKOFF_MS`].
@@ -43,6 +50,7 @@ impl Default for Config {
         Self {
             lease_ms: LEASE_DURATION_MS,
             heartbeat_ms: EXTEND_LEASE_EVERY_MS,
+            idle_lease_ms: IDLE_LEASE_MS,
             initial_backoff_ms: INITIAL_BACKOFF_MS,
             max_backoff_ms: MAX_BACKOFF_MS,
         }
@@ -61,6 +69,10 @@ impl Config {
         } else if self.heartbeat_ms == 0 || self.heartbeat_ms >= self.lease_ms {
             Err(ConfigError(
                 "heartbeat_ms must be at least 1 and shorter than lease_ms",
+            ))
+        } else if self.idle_lease_ms < self.lease_ms || self.idle_lease_ms > MAX_LEASE_MS {
+            Err(ConfigError(
+                "idle_lease_ms must be at least lease_ms and at most 600000",
             ))
         } else if self.initial_backoff_ms == 0 {
             Err(ConfigError("initial_backoff_ms must be at least 1"))

@@ -2,7 +2,7 @@
 //! resolves when it is gone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -15,6 +15,9 @@ use crate::platform::{Clock, sleep_until};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Held,
+    /// Without a guard, but still ours, so that taking it again costs nothing. Whoever waits gets it at
+    /// once.
+    Lingering,
     /// Given up; the store has been told, as far as it could be.
     Released,
     Lost(LossReason),
@@ -27,26 +30,35 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Tenure {
     pub(crate) token: u64,
-    dirty: bool,
+    /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
+    /// taken again, while it lingers, nobody else can have had it.
+    dirty: AtomicBool,
+    /// A caller was given a guard.
+    told: AtomicBool,
     clock: Clock,
     guards: AtomicUsize,
     /// Microseconds on `clock` until which the lease is good, margin taken off.
     good_until: AtomicU64,
     phase: watch::Sender<Phase>,
-    /// The last guard was dropped: the heartbeat looks now, not at its next beat.
-    pub(crate) unused: Notify,
+    /// The last guard was dropped, or somebody wants the lock: the heartbeat looks now, not at its next
+    /// beat.
+    pub(crate) stirred: Notify,
+    /// Who waits is not known any more: the next beat is due now.
+    outdated: AtomicBool,
 }
 
 impl Tenure {
     pub(crate) fn new(holding: Holding, good_until: Duration, clock: Clock) -> Arc<Self> {
         let tenure = Self {
             token: holding.token,
-            dirty: holding.dirty,
+            dirty: AtomicBool::new(holding.dirty),
+            told: AtomicBool::new(false),
             clock,
             guards: AtomicUsize::new(0),
             good_until: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Held),
-            unused: Notify::new(),
+            stirred: Notify::new(),
+            outdated: AtomicBool::new(false),
         };
         tenure.extend(good_until);
         Arc::new(tenure)
@@ -65,6 +77,10 @@ impl Tenure {
         self.phase.send_replace(phase);
     }
 
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
     pub(crate) fn is_used(&self) -> bool {
         self.guards.load(Ordering::Acquire) > 0
     }
@@ -74,10 +90,30 @@ impl Tenure {
         if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
             // Whoever waits for the release of an earlier guard need not wait any longer.
             self.phase.send_replace(Phase::Held);
+            if self.told.load(Ordering::Acquire) {
+                self.dirty.store(false, Ordering::Release);
+            }
         }
         CrossProcessStoreLockGuard {
+            dirty: self.dirty.load(Ordering::Acquire),
             tenure: Arc::clone(self),
         }
+    }
+
+    /// The heartbeat is to find out who waits.
+    pub(crate) fn look_again(&self) {
+        self.outdated.store(true, Ordering::Release);
+        self.stirred.notify_one();
+    }
+
+    /// Whether it is to, since it last asked.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated.swap(false, Ordering::AcqRel)
+    }
+
+    /// A guard goes to a caller.
+    pub(crate) fn tell(&self) {
+        self.told.store(true, Ordering::Release);
     }
 }
 
@@ -101,6 +137,7 @@ impl Tenure {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct CrossProcessStoreLockGuard {
     tenure: Arc<Tenure>,
+    dirty: bool,
 }
 
 impl CrossProcessStoreLockGuard {
@@ -112,17 +149,16 @@ impl CrossProcessStoreLockGuard {
     }
 
     /// Whether another holder had the lock since this process last did: then whatever is cached of
-    /// the protected data is out of date. All guards of one tenure say the same.
+    /// the protected data is out of date. Guards that share the lock say the same.
     #[must_use]
     pub fn dirty(&self) -> bool {
-        self.tenure.dirty
+        self.dirty
     }
 
     /// Whether the lease is still good, by this process's monotonic clock. Once `false`, it stays so.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        *self.tenure.phase.borrow() == Phase::Held
-            && self.tenure.clock.now() < self.tenure.good_until()
+        self.tenure.phase() == Phase::Held && self.tenure.clock.now() < self.tenure.good_until()
     }
 
     /// Resolves when the lease is lost; never, if it is released before. What the lock protects must
@@ -142,9 +178,10 @@ impl CrossProcessStoreLockGuard {
         }
     }
 
-    /// Drops the guard. If it was the last, resolves when the store has been told, so that whoever
-    /// asks next gets the lock. Never fails: a lease that the store could not be told about lapses
-    /// by itself, and nobody waits for longer than that.
+    /// Drops the guard. If it was the last, resolves when whoever asks next gets the lock: it was handed
+    /// to whoever waited, or the store was told, or it lingers here until the next beat and the first
+    /// message ends that. Never fails: a lease that the store could not be told about lapses by itself,
+    /// and nobody waits for longer than that.
     pub async fn release(self) {
         let tenure = Arc::clone(&self.tenure);
         drop(self);
@@ -167,7 +204,7 @@ impl CrossProcessStoreLockGuard {
 impl Drop for CrossProcessStoreLockGuard {
     fn drop(&mut self) {
         if self.tenure.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.tenure.unused.notify_one();
+            self.tenure.stirred.notify_one();
         }
     }
 }

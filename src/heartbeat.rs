@@ -1,73 +1,161 @@
 //! When to renew, and when to give up.
 //!
 //! Each [`Tenure`] has one heartbeat: it starts with the tenure and ends it, so there is never a
-//! second one for the same lease. It renews every [`Config::heartbeat_ms`](crate::Config), is woken
-//! when the last guard was dropped, and never waits for the store past the end of the lease.
+//! second one for the same lease. It claims a lease that began by a message, renews every
+//! [`Config::heartbeat_ms`](crate::Config) (less often, while the participant has an idle lease), is
+//! stirred when the last guard was dropped or somebody wants the lock, and never waits for the store
+//! past the end of the lease.
+//!
+//! A lease without guards lingers for a beat, if nobody wants it. Lingering is holding: the loop is the
+//! same.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::LossReason;
 use crate::guard::{Phase, Tenure};
 use crate::lock::Shared;
-use crate::participant::{Due, Renewed};
-use crate::platform::sleep_until;
+use crate::participant::{Due, Release, Renewed};
+use crate::platform::{sleep_until, step_back};
 use crate::rules::Command;
 use crate::store::BackingStore;
+use crate::wake::Message;
+
+/// How often an idle lease is renewed within its length.
+const IDLE_BEATS: u32 = 3;
 
 /// Keeps a tenure until it ends, then tells its guards, the store and the waiting callers.
 pub(crate) async fn keep<S: BackingStore>(shared: Arc<Shared<S>>, tenure: Arc<Tenure>) {
-    let (quit, phase) = hold(&shared, &tenure).await;
-    if let Some(quit) = quit {
-        shared.quit(quit).await;
-    }
-    if let Some(phase) = phase {
-        tenure.finish(phase);
+    match hold(&shared, &tenure).await {
+        End::Told => {}
+        End::Lost(quit) => _ = shared.quit(quit).await,
+        End::Released(Some(Release::Quit(quit))) => {
+            shared.quit(quit).await;
+            tenure.finish(Phase::Released);
+        }
+        End::Released(Some(Release::Delegate(grant, pass))) => {
+            shared.tell(&Message::Grant(grant.clone()));
+            tenure.finish(Phase::Released);
+            // Callers that come now need not wait for what follows the message.
+            shared.wake();
+            return shared.pass(&grant, &pass).await;
+        }
+        End::Released(None) => tenure.finish(Phase::Released),
     }
     shared.wake();
 }
 
-/// Renews until the tenure ends. Answers with what the store is to be told, and with what the
-/// guards are to be told after that. A loss they have been told already.
-async fn hold<S: BackingStore>(
-    shared: &Arc<Shared<S>>,
-    tenure: &Arc<Tenure>,
-) -> (Option<Command>, Option<Phase>) {
+/// How a tenure ended.
+enum End {
+    /// Somebody else has told everybody.
+    Told,
+    /// The guards have been told; the store has not.
+    Lost(Command),
+    Released(Option<Release>),
+}
+
+/// Renews until the tenure ends.
+async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) -> End {
     let beat = Duration::from_millis(shared.config.heartbeat_ms.into());
+    let idle_beat = Duration::from_millis(shared.config.idle_lease_ms.into()) / IDLE_BEATS;
     let mut store_failed = false;
+    let mut lingers_until = Duration::MAX;
+    let mut stirred = false;
+    let mut next = shared.clock.now();
+    if shared.state().participant.is_confirmed() {
+        next += beat;
+    } else {
+        // A lease that began by a message is claimed at once, but it is good already: whoever waited for
+        // it goes on first.
+        step_back().await;
+    }
     loop {
         // Never past the end of the lease: from then on somebody else may hold, and the guards
         // must have been told.
-        let next = (shared.clock.now() + beat).min(tenure.good_until());
-        tokio::select! {
-            biased;
-            () = tenure.unused.notified() => {}
-            () = sleep_until(shared.clock, next) => {}
+        let mut look = next.min(tenure.good_until());
+        if tenure.phase() == Phase::Lingering {
+            look = look.min(lingers_until);
         }
+        if !stirred && shared.clock.now() < look {
+            tokio::select! {
+                biased;
+                () = tenure.stirred.notified() => {}
+                () = sleep_until(shared.clock, look) => {}
+            }
+        }
+        stirred = false;
         let sent = shared.clock.now();
         let renewal = {
             let mut state = shared.state();
             if !state.is_present(tenure) {
                 // A caller found it expired before we did, and has told everybody.
-                return (None, None);
+                return End::Told;
             }
             if !tenure.is_used() {
-                tracing::debug!(key = shared.key, token = tenure.token, "lock released");
-                return (state.release(), Some(Phase::Released));
+                if tenure.phase() == Phase::Held {
+                    lingers_until = sent + beat;
+                }
+                if sent >= lingers_until || state.is_wanted() || !shared.lingers(&state) {
+                    tracing::debug!(key = shared.key, token = tenure.token, "lock released");
+                    return End::Released(state.release(sent, shared.is_mute()));
+                }
+                tenure.finish(Phase::Lingering);
+            } else if !state.tries.is_empty() {
+                // Somebody here was faster than those who try elsewhere.
+                let tries = std::mem::take(&mut state.tries);
+                drop(state);
+                for to in tries {
+                    shared.tell(&Message::Reply { to, free: false });
+                }
+                stirred = true;
+                continue;
             }
-            match state.due(sent) {
-                Some(Due::Renew(renewal)) => renewal,
+            // An idle lease is long; whoever waits must not have to wait for it.
+            let cut_short = state.participant.is_idle() && state.participant.is_wanted();
+            let due = sent >= next || sent >= tenure.good_until();
+            if !tenure.is_outdated() && !cut_short && !due {
+                continue;
+            }
+            match state.due(sent, shared.is_lit()) {
+                Some(Due::Renew(renewal)) => {
+                    // It may have become shorter.
+                    state.extend();
+                    next = sent
+                        + if state.participant.is_idle() {
+                            idle_beat
+                        } else {
+                            beat
+                        };
+                    renewal
+                }
                 Some(Due::Expired(quit)) => {
                     state.lose(loss_by_time(store_failed));
-                    return (Some(quit), None);
+                    return End::Lost(quit);
                 }
-                None => return (None, None),
+                None => return End::Told,
             }
         };
-        let answer = tokio::select! {
-            biased;
-            answer = shared.store.apply(&shared.key, renewal) => Some(answer),
-            () = sleep_until(shared.clock, tenure.good_until()) => None,
+        let answer = {
+            let mut renewed = pin!(shared.store.apply(&shared.key, renewal.clone()));
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut renewed => break Some(answer),
+                    () = tenure.stirred.notified() => {
+                        stirred = true;
+                        let state = shared.state();
+                        if !tenure.is_used() && state.is_wanted() && state.participant.is_confirmed() {
+                            // Whoever waits need not wait for that as well.
+                            break None;
+                        }
+                    }
+                    () = sleep_until(shared.clock, tenure.good_until()) => {
+                        store_failed = true;
+                        break None;
+                    }
+                }
+            }
         };
         let outcome = match answer {
             Some(Ok(outcome)) => outcome,
@@ -75,21 +163,20 @@ async fn hold<S: BackingStore>(
                 // There is time for another try while the lease is good.
                 tracing::warn!(key = shared.key, %error, "renewal failed");
                 store_failed = true;
+                next = next.min(sent + beat).max(shared.clock.now());
                 continue;
             }
-            None => {
-                store_failed = true;
-                continue;
-            }
+            None => continue,
         };
         let mut state = shared.state();
         let (participant, mut past) = state.participant();
-        let renewed =
-            participant.renewed(&mut past, tenure.token, sent, shared.clock.now(), &outcome);
+        let renewed = participant.renewed(&mut past, &renewal, sent, shared.clock.now(), &outcome);
         drop(past);
         let (quit, reason) = match renewed {
             Renewed::Until(good_until) => {
                 store_failed = false;
+                // An idle lease that turns out to be waited for is cut short now.
+                stirred |= state.participant.is_idle() && state.participant.is_wanted();
                 tenure.extend(good_until);
                 tracing::trace!(key = shared.key, token = tenure.token, "lease renewed");
                 continue;
@@ -100,7 +187,7 @@ async fn hold<S: BackingStore>(
             Renewed::Stale => continue,
         };
         state.lose(reason);
-        return (Some(quit), None);
+        return End::Lost(quit);
     }
 }
 

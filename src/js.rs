@@ -16,7 +16,7 @@ use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Cause, IndexedDbError};
 use crate::{
-    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IndexedDbStore, LockError,
+    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IndexedDbStore, Liveness, LockError,
     LossReason, Wake,
 };
 
@@ -66,7 +66,7 @@ impl RawLocks {
     pub fn lock(&self, key: String) -> RawLock {
         let (store, holder) = (self.store.clone(), self.holder.clone());
         let lock = CrossProcessStoreLock::build(store, key, holder, self.config, Arc::default());
-        RawLock(lock.woken_by(&self.wake))
+        RawLock(lock.woken_by(&self.wake).watching(&Liveness::web_locks()))
     }
 
     /// Resolves with an array of what every readable record says.

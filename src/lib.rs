@@ -12,7 +12,8 @@
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
 //! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
-//! - [`Wake`]: messages that wake a waiter before it asks by itself.
+//! - [`Wake`]: messages between those who contend; a lock is handed over by one.
+//! - [`Liveness`]: beacons, which tell that a holder has ended.
 //! - [`platform`]: the only place that knows which platform this is.
 //!
 //! # When not to use it
@@ -30,6 +31,7 @@ mod heartbeat;
 mod js;
 #[cfg(target_arch = "wasm32")]
 mod lifecycle;
+mod liveness;
 mod lock;
 pub mod participant;
 pub mod platform;
@@ -38,10 +40,12 @@ pub mod store;
 mod wake;
 
 pub use config::{
-    Config, EXTEND_LEASE_EVERY_MS, INITIAL_BACKOFF_MS, LEASE_DURATION_MS, MAX_BACKOFF_MS,
+    Config, EXTEND_LEASE_EVERY_MS, IDLE_LEASE_MS, INITIAL_BACKOFF_MS, LEASE_DURATION_MS,
+    MAX_BACKOFF_MS,
 };
 pub use error::{ConfigError, LeaseLost, LockError, LossReason};
 pub use guard::CrossProcessStoreLockGuard;
+pub use liveness::{Beacon, Liveness};
 pub use lock::CrossProcessStoreLock;
 pub use store::BackingStore;
 #[cfg(target_arch = "wasm32")]

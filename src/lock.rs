@@ -3,33 +3,43 @@
 //! # State, and who changes it
 //!
 //! [`Shared`] is what the clones of one lock share. Its `state` mutex is never held across an
-//! await; it holds the [`Participant`], which decides, and the present [`Tenure`], if any.
+//! await, nor while a message is sent; it holds the [`Participant`], which decides, and the present
+//! [`Tenure`], if any.
 //!
-//! - Callers take. One take is in flight at a time (`turn`); callers that come meanwhile share its
-//!   answer. While a tenure is good they share that, without touching the store.
+//! - Callers ask. One take is in flight at a time, in a task of its own: so its answer is always
+//!   heard, whoever goes away meanwhile, and callers that come in between share it. While a tenure is
+//!   good they share that, without touching the store.
+//! - Messages come at any time ([`Shared::hear`]): one may begin a tenure in the middle of a take.
 //! - The [heartbeat](crate::heartbeat) of a tenure renews, and alone ends it: by release, once no
 //!   guard is left, or by loss. A caller that finds the lease run out, before the heartbeat had a
 //!   chance to run, reports the loss in its place.
-//! - A caller that is dropped in the middle of a take may leave a request in the store. The last
+//! - A caller that goes away in the middle of a take may leave a request in the store. The last
 //!   one to go ([`Asking`]) sends the quit; what that quit cannot mend, because it is late or lost,
 //!   the next take does (see [`Past`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::config::Config;
 use crate::error::{ConfigError, LockError, LossReason};
 use crate::guard::{CrossProcessStoreLockGuard, Phase, Tenure};
 use crate::heartbeat;
-use crate::participant::{Due, Participant, Past, Taken};
-use crate::platform::{self, Clock, Spawner, sleep, sleep_until};
-use crate::rules::{Command, Outcome, Take};
+use crate::liveness::Liveness;
+use crate::participant::{
+    Ask, Due, Grant, Heard, Holding, Participant, Past, Release, Taken, Wanted,
+};
+use crate::platform::{self, BoxFuture, Clock, Spawner, sleep, sleep_until};
+use crate::rules::{Command, Outcome, Requester, Take};
 use crate::store::BackingStore;
-use crate::wake::Wake;
+use crate::wake::{Listen, Message, Wake};
+
+/// How long a holder that has handed the lock over by a message waits, in ms, before it tells the store
+/// what the receiver has most likely told it by then.
+const PASS_AFTER_MS: u32 = 10;
 
 /// A lock that is shared through a [`BackingStore`] by everybody who uses the same store and key.
 /// Clones are the same lock; within a process they share it.
@@ -86,28 +96,41 @@ pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) key: String,
     holder: String,
+    tab: String,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     state: Mutex<State>,
-    /// Held by whoever has a take in flight.
-    turn: tokio::sync::Mutex<()>,
-    /// Tells waiting callers to look again: a tenure has begun or ended here, or a message said that
-    /// this tab was granted the lock.
-    changed: Arc<Notify>,
+    /// Tells callers to look again: a tenure has begun or ended here, or a message has come.
+    changed: Notify,
+    /// Tells callers that share a take that it was answered. Not by `changed`: a waiter in its pause
+    /// would ask again at once, and its own take would end its own next pause.
+    answered: Notify,
     wake: OnceLock<Wake>,
+    liveness: OnceLock<Liveness>,
+    this: Weak<Self>,
 }
 
 pub(crate) struct State {
     pub(crate) participant: Participant,
     past: Arc<Mutex<Past>>,
     tenure: Option<Arc<Tenure>>,
+    /// Keeps a tenure that has just begun for the callers that asked for it.
+    reserved: Option<CrossProcessStoreLockGuard>,
     /// The end of a request that the heartbeat has yet to send. See [`State::abandon`].
     unsent: Option<Command>,
+    /// Nobody can ask any more.
+    abandoned: bool,
     /// Callers that want the lock now.
     asking: usize,
+    /// A take of this request is in flight.
+    taking: Option<u64>,
     /// Takes so far, and the latest of them that was answered "busy".
     takes: u64,
     refused: u64,
+    /// What a holder has replied to a caller that only tries.
+    reply: Option<bool>,
+    /// Others that only try, and are to be told when a lingering lease has been given up.
+    pub(crate) tries: Vec<Requester>,
 }
 
 impl<S: BackingStore> CrossProcessStoreLock<S> {
@@ -147,39 +170,63 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         past: Arc<Mutex<Past>>,
     ) -> Self {
         let margin = 2 * Clock::granule();
+        let tab = tab_id(&holder);
         let state = State {
-            participant: Participant::new(tab_id(&holder), config.lease_ms, margin),
+            participant: Participant::new(
+                tab.clone(),
+                config.lease_ms,
+                config.idle_lease_ms,
+                margin,
+            ),
             past,
             tenure: None,
+            reserved: None,
             unsent: None,
+            abandoned: false,
             asking: 0,
+            taking: None,
             takes: 0,
             refused: 0,
+            reply: None,
+            tries: Vec::new(),
         };
-        let shared = Shared {
+        let shared = Arc::new_cyclic(|this| Shared {
             store,
             key,
             holder,
+            tab,
             config,
             clock: Clock::start(),
             state: Mutex::new(state),
-            turn: tokio::sync::Mutex::new(()),
-            changed: Arc::default(),
+            changed: Notify::new(),
+            answered: Notify::new(),
             wake: OnceLock::new(),
-        };
-        let shared = Arc::new(shared);
+            liveness: OnceLock::new(),
+            this: Weak::clone(this),
+        });
         let handle = Arc::new(Handle(Arc::clone(&shared)));
         Self { shared, handle }
     }
 
-    /// Lets messages wake the callers that wait for this lock, and sends them to others. Without,
-    /// they ask the store from time to time. Only the first call counts.
+    /// Lets those who contend for this lock tell each other: a release is handed over by one message,
+    /// and a lock that nobody waits for lingers until the next beat, so that taking it again costs
+    /// nothing. Without, they ask the store from time to time. Only the first call counts.
     #[must_use]
     pub fn woken_by(self, wake: &Wake) -> Self {
-        let Shared { key, holder, .. } = &*self.shared;
-        if self.shared.wake.set(wake.clone()).is_ok() {
-            wake.listen(key, &tab_id(holder), &self.shared.changed);
+        let shared = &self.shared;
+        if shared.wake.set(wake.clone()).is_ok() {
+            let ear: Weak<dyn Listen> = shared.this.clone();
+            wake.listen(&shared.key, &shared.tab, ear);
         }
+        self
+    }
+
+    /// Lets this lock go by beacons: it takes over at once from holders that have ended, and renews a
+    /// lease that nobody waits for less often. Only the first call counts.
+    #[must_use]
+    pub fn watching(self, liveness: &Liveness) -> Self {
+        // A second one is not an error, but ignored.
+        let _ = self.shared.liveness.set(liveness.clone());
         self
     }
 
@@ -209,14 +256,18 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             holder,
             config,
             wake,
+            liveness,
             ..
         } = &*self.shared;
         let past = Arc::clone(&self.shared.state().past);
-        let apart = Self::build(store.clone(), key.clone(), holder.clone(), *config, past);
-        match wake.get() {
-            Some(wake) => apart.woken_by(wake),
-            None => apart,
+        let mut apart = Self::build(store.clone(), key.clone(), holder.clone(), *config, past);
+        if let Some(wake) = wake.get() {
+            apart = apart.woken_by(wake);
         }
+        if let Some(liveness) = liveness.get() {
+            apart = apart.watching(liveness);
+        }
+        apart
     }
 
     /// The name given to [`CrossProcessStoreLock::new`].
@@ -229,9 +280,11 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     ///
     /// `None` as well if the store is slower than the lease is long.
     ///
-    /// A holder that died is only found out by watching its lease stand still, so the first tries
-    /// after a crash answer `None`; tries that come later than a lease length after the first one
-    /// succeed.
+    /// A holder that has released the lock, but keeps it for a moment (see
+    /// [`CrossProcessStoreLock::woken_by`]), is asked for it; that takes a beat at most. One that died is
+    /// found out at once where there are beacons. Else its lease must be seen to stand still: then the
+    /// first tries after a crash answer `None`, and those that come later than a lease length after the
+    /// first one succeed.
     ///
     /// # Errors
     ///
@@ -239,8 +292,60 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     pub async fn try_lock_once(
         &self,
     ) -> Result<Option<CrossProcessStoreLockGuard>, LockError<S::Error>> {
-        let _asking = Asking::begin(&self.shared);
-        self.attempt(false).await
+        let shared = &self.shared;
+        let _asking = Asking::begin(shared);
+        let guard = self.attempt(false).await?;
+        if guard.is_some() {
+            return Ok(guard);
+        }
+        let (want, suspect) = {
+            let mut state = shared.state();
+            state.reply = None;
+            let want = state.participant.want().filter(|want| !want.queued);
+            (want, state.participant.suspect().map(str::to_owned))
+        };
+        let asked = match (shared.wake.get(), want) {
+            (Some(wake), Some(want)) => {
+                wake.send(&shared.key, &Message::Want(want));
+                true
+            }
+            _ => false,
+        };
+        let liveness = shared.liveness.get().filter(|_| suspect.is_some());
+        if !asked && liveness.is_none() {
+            return Ok(None);
+        }
+        let replied = async {
+            loop {
+                let changed = shared.changed.notified();
+                if let Some(free) = shared.state().reply.take() {
+                    return free;
+                }
+                changed.await;
+            }
+        };
+        let suspect = suspect.unwrap_or_default();
+        let ended = async {
+            match liveness {
+                Some(liveness) => liveness.ended(&suspect).await,
+                None => std::future::pending().await,
+            }
+        };
+        let again = tokio::select! {
+            biased;
+            free = replied => free,
+            () = ended => {
+                let mut state = shared.state();
+                state.participant.died(&suspect);
+                state.participant.suspect().is_none()
+            }
+            () = sleep(Duration::from_millis(shared.config.heartbeat_ms.into())) => false,
+        };
+        if again {
+            self.attempt(false).await
+        } else {
+            Ok(None)
+        }
     }
 
     /// Waits for the lock, asking again after 10, 20, 40 … ms, up to `max_backoff` ms (default:
@@ -257,7 +362,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         let last = max_backoff.unwrap_or(self.shared.config.max_backoff_ms);
         let pauses = pauses(self.shared.config.initial_backoff_ms);
         let pauses = pauses.take_while(|pause| *pause <= last);
-        self.seek(pauses, None, Participant::ripe_in).await
+        self.seek(pauses, None, Watch::Spin).await
     }
 
     /// Waits for the lock for at most `timeout`, or for as long as it takes, and watches the present
@@ -281,33 +386,78 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         }
         let deadline = timeout.map(|timeout| self.shared.clock.now().saturating_add(timeout));
         let pauses = pauses(initial_backoff_ms).map(|pause| pause.min(max_backoff_ms));
-        self.seek(pauses, deadline, Participant::look_in).await
+        self.seek(pauses, deadline, Watch::Closely).await
     }
 
-    /// Asks, pauses, asks again, until the lock is held, `pauses` end, or `deadline` comes. `cut`
-    /// may end a pause early.
+    /// Asks, pauses, asks again, until the lock is held, `pauses` end, or `deadline` comes.
     async fn seek(
         &self,
         pauses: impl Iterator<Item = u32>,
         deadline: Option<Duration>,
-        cut: fn(&Participant, Duration) -> Option<Duration>,
+        watch: Watch,
     ) -> Result<CrossProcessStoreLockGuard, LockError<S::Error>> {
         let _asking = Asking::begin(&self.shared);
+        let shared = &self.shared;
         let search = async {
-            for pause in pauses.map(Some).chain([None]) {
+            let mut watched: Option<(String, BoxFuture<()>)> = None;
+            for (look, pause) in pauses.map(Some).chain([None]).enumerate() {
                 // Made before the look, so that a change after it is not missed.
-                let changed = self.shared.changed.notified();
+                let changed = shared.changed.notified();
                 if let Some(guard) = self.attempt(true).await? {
                     return Ok(guard);
                 }
                 let Some(pause) = pause else { break };
                 let pause = Duration::from_millis(pause.into());
-                let now = self.shared.clock.now();
-                let cut = cut(&self.shared.state().participant, now);
+                let (cut, want) = {
+                    let mut state = shared.state();
+                    // A lock that moves on at once is not worth watching.
+                    let suspect = state.participant.suspect().filter(|_| look > 0);
+                    if watched.as_ref().map(|(tab, _)| &**tab) != suspect {
+                        let liveness = shared.liveness.get();
+                        watched = suspect
+                            .zip(liveness)
+                            .map(|(tab, liveness)| (tab.to_owned(), liveness.ended(tab)));
+                    }
+                    let want = state.participant.want();
+                    let now = shared.clock.now();
+                    let cut = match watch {
+                        Watch::Spin => state.participant.ripe_in(now),
+                        Watch::Closely => state.participant.look_in(now),
+                    };
+                    (cut, want)
+                };
+                if let (Some(wake), Some(want)) = (shared.wake.get(), want) {
+                    wake.send(&shared.key, &Message::Want(want));
+                }
+                let ended = async {
+                    match &mut watched {
+                        Some((tab, ended)) => {
+                            ended.await;
+                            &**tab
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
+                let pause = cut.map_or(pause, |cut| cut.min(pause));
+                let rested = async {
+                    loop {
+                        let since = shared.clock.now();
+                        sleep(pause).await;
+                        let now = shared.clock.now();
+                        let moving = shared.state().participant.is_moving(since, now);
+                        if !moving || watch == Watch::Spin {
+                            return;
+                        }
+                    }
+                };
                 tokio::select! {
                     biased;
-                    () = sleep(cut.map_or(pause, |cut| cut.min(pause))) => {}
                     () = changed => {}
+                    tab = ended => {
+                        shared.state().participant.died(tab);
+                        watched = None;
+                    }
+                    () = rested => {}
                 }
             }
             Err(LockError::Timeout)
@@ -328,59 +478,78 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     ) -> Result<Option<CrossProcessStoreLockGuard>, LockError<S::Error>> {
         let shared = &self.shared;
         let called_at = shared.state().takes;
-        let _turn = shared.turn.lock().await;
         let mut late = false;
         loop {
-            let (sent, take) = {
+            let changed = shared.changed.notified();
+            let answered = shared.answered.notified();
+            let answer = {
                 let mut state = shared.state();
-                let sent = shared.clock.now();
-                if let Some(tenure) = state.good_tenure(shared, sent) {
-                    return Ok(Some(tenure.guard()));
+                let now = shared.clock.now();
+                if let Some(guard) = state.good_tenure(shared, now) {
+                    return Ok(Some(guard));
                 }
                 if state.refused > called_at {
                     // A take that was sent after this call began has been refused just now.
                     return Ok(None);
                 }
-                state.takes += 1;
-                (sent, state.take(sent, join))
+                // Of a request that has ended nobody waits for an answer.
+                let taking = state.taking.is_some() && state.taking == state.participant.request();
+                (!taking).then(|| shared.take(&mut state, now, join))
             };
-            let ended = take.ended.clone();
-            let answer = shared.store.apply(&shared.key, Command::Take(take)).await;
-            let outcome = answer.map_err(LockError::Store)?;
-            let now = shared.clock.now();
-            let mut state = shared.state();
-            let (participant, mut past) = state.participant();
-            let taken = participant.taken(&mut past, &ended, sent, now, &outcome);
-            drop(past);
-            match taken {
-                Taken::Held(holding) => {
-                    let good_until = state.participant.good_until().unwrap_or_default();
-                    let tenure = Tenure::new(holding, good_until, shared.clock);
-                    let guard = tenure.guard();
-                    state.tenure = Some(Arc::clone(&tenure));
-                    drop(state);
-                    tracing::debug!(key = shared.key, token = holding.token, "lock acquired");
-                    Spawner::current().spawn(heartbeat::keep(Arc::clone(shared), tenure));
-                    shared.changed.notify_waiters();
-                    return Ok(Some(guard));
+            let Some(mut answer) = answer else {
+                tokio::select! {
+                    biased;
+                    () = answered => {}
+                    () = changed => {}
                 }
-                Taken::Busy => {
-                    state.refused = state.takes;
-                    tracing::trace!(key = shared.key, "lock busy");
+                continue;
+            };
+            // A message may begin the lease before the store has answered, which may take long.
+            let mut changed = std::pin::pin!(changed);
+            let answer = loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => break answer,
+                    () = &mut changed => {
+                        changed.set(shared.changed.notified());
+                        let now = shared.clock.now();
+                        if let Some(guard) = shared.state().good_tenure(shared, now) {
+                            return Ok(Some(guard));
+                        }
+                    }
+                }
+            };
+            // The task ends by answering, unless its runtime does.
+            let Ok(answer) = answer else {
+                return Ok(None);
+            };
+            if answer.map_err(LockError::Store)? == Answer::Late {
+                tracing::debug!(key = shared.key, "lease over before it began");
+                // Once is a pause of this process. Twice, the store is slower than the lease,
+                // or the lease is shorter than the margin; whoever goes on asking pauses first.
+                if late {
                     return Ok(None);
                 }
-                Taken::Late => {
-                    tracing::debug!(key = shared.key, "lease over before it began");
-                    // Once is a pause of this process. Twice, the store is slower than the lease,
-                    // or the lease is shorter than the margin; whoever goes on asking pauses first.
-                    if late {
-                        return Ok(None);
-                    }
-                    late = true;
-                }
+                late = true;
             }
         }
     }
+}
+
+/// How a caller that waits watches the lease.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// At its own pauses, and when the lease is ripe.
+    Spin,
+    /// As often as it takes to take over in time, and no more.
+    Closely,
+}
+
+#[derive(PartialEq, Eq)]
+enum Answer {
+    /// The state says what came of it.
+    Heard,
+    Late,
 }
 
 impl<S: BackingStore> Shared<S> {
@@ -388,22 +557,163 @@ impl<S: BackingStore> Shared<S> {
         lock(&self.state)
     }
 
-    /// Tells the store that a request has ended, and whoever is granted the lock by that. If it
-    /// fails, the next take of this process says it again, and for everybody else the lease lapses.
-    pub(crate) async fn quit(&self, quit: Command) {
+    pub(crate) fn is_mute(&self) -> bool {
+        self.wake.get().is_none()
+    }
+
+    pub(crate) fn is_lit(&self) -> bool {
+        self.liveness.get().is_some_and(Liveness::is_lit)
+    }
+
+    /// Sends a take, in a task of its own, and resolves with what came of it.
+    fn take(
+        self: &Arc<Self>,
+        state: &mut State,
+        sent: Duration,
+        join: bool,
+    ) -> oneshot::Receiver<Result<Answer, S::Error>> {
+        let ask = Ask {
+            request: next_request(),
+            join,
+            beacon: self.is_lit(),
+            fresh_epoch: platform::random(),
+            wall: platform::wall_ms(),
+        };
+        state.takes += 1;
+        let take = {
+            let (participant, past) = state.participant();
+            participant.take(&past, sent, ask)
+        };
+        state.taking = Some(take.who.request);
+        let (tell, told) = oneshot::channel();
+        let shared = Arc::clone(self);
+        Spawner::current().spawn(async move {
+            let command = Command::Take(take.clone());
+            let answer = shared.store.apply(&shared.key, command).await;
+            let answer = {
+                let mut state = shared.state();
+                if state.taking == Some(take.who.request) {
+                    state.taking = None;
+                }
+                match answer {
+                    Ok(outcome) => Ok(shared.taken(&mut state, &take, sent, &outcome)),
+                    Err(error) => {
+                        state.participant.failed(&take);
+                        Err(error)
+                    }
+                }
+            };
+            // Nobody may be left to hear it.
+            let _ = tell.send(answer);
+            shared.answered.notify_waiters();
+        });
+        told
+    }
+
+    fn taken(
+        self: &Arc<Self>,
+        state: &mut State,
+        take: &Take,
+        sent: Duration,
+        outcome: &Outcome,
+    ) -> Answer {
+        let now = self.clock.now();
+        let (participant, mut past) = state.participant();
+        let taken = participant.taken(&mut past, take, sent, now, outcome);
+        drop(past);
+        match taken {
+            Taken::Held(holding) => self.begin(state, holding),
+            Taken::Busy => {
+                state.refused = state.takes;
+                tracing::trace!(key = self.key, "lock busy");
+            }
+            Taken::Late => return Answer::Late,
+            Taken::Confirmed => state.extend(),
+            Taken::Lost(quit) => self.lose(state, LossReason::Superseded, quit),
+            Taken::Stale => {}
+            Taken::Ghost(quit) => self.send_quit(quit),
+        }
+        Answer::Heard
+    }
+
+    /// A tenure begins: its heartbeat starts, and the callers that wait are given guards.
+    fn begin(self: &Arc<Self>, state: &mut State, holding: Holding) {
+        let good_until = state.participant.good_until().unwrap_or_default();
+        let tenure = Tenure::new(holding, good_until, self.clock);
+        tracing::debug!(key = self.key, token = holding.token, "lock acquired");
+        state.reserved = Some(tenure.guard());
+        state.tenure = Some(Arc::clone(&tenure));
+        Spawner::current().spawn(heartbeat::keep(Arc::clone(self), tenure));
+        self.wake();
+    }
+
+    /// The lease is lost: the guards are told at once, the store in its time.
+    fn lose(self: &Arc<Self>, state: &mut State, reason: LossReason, quit: Command) {
+        state.lose(reason);
+        self.send_quit(quit);
+    }
+
+    fn send_quit(self: &Arc<Self>, quit: Command) {
+        let shared = Arc::clone(self);
+        Spawner::current().spawn(async move { _ = shared.quit(quit).await });
+    }
+
+    /// Tells the store that a request has ended, or was handed on, and whoever is granted the lock by
+    /// that. If it fails, the next take of this process says it again, and for everybody else the lease
+    /// lapses. Answers whether it was told.
+    pub(crate) async fn quit(&self, quit: Command) -> bool {
+        let sent = self.clock.now();
         match self.store.apply(&self.key, quit.clone()).await {
             Ok(outcome) => {
-                lock(&self.state().past).confirmed(&quit);
-                if let (Outcome::Gone { granted: Some(to) }, Some(wake)) =
-                    (outcome, self.wake.get())
-                {
-                    wake.granted(&self.key, &to);
+                let now = self.clock.now();
+                let (grant, tries) = {
+                    let mut state = self.state();
+                    let tries = std::mem::take(&mut state.tries);
+                    let (participant, mut past) = state.participant();
+                    let grant = participant.gone(&mut past, &quit, sent, now, &outcome);
+                    (grant, tries)
+                };
+                let free = grant.is_none();
+                if let Some(grant) = grant {
+                    self.tell(&Message::Grant(grant));
                 }
+                for to in tries {
+                    self.tell(&Message::Reply { to, free });
+                }
+                true
             }
             Err(error) => {
                 tracing::warn!(key = self.key, %error, "release not written; the lease will lapse");
+                false
             }
         }
+    }
+
+    /// After a lease was handed over by a message: tells the store, unless it is heard that the receiver
+    /// has, and for as long as it can matter.
+    pub(crate) async fn pass(&self, grant: &Grant, pass: &Command) {
+        let until = self.clock.now() + Duration::from_millis(self.config.lease_ms.into());
+        let mut pause = PASS_AFTER_MS;
+        while self.clock.now() < until {
+            sleep(Duration::from_millis(pause.into())).await;
+            let must = lock(&self.state().past).must_pass(grant);
+            if !must || self.quit(pass.clone()).await {
+                return;
+            }
+            pause = self.config.heartbeat_ms;
+        }
+    }
+
+    pub(crate) fn tell(&self, message: &Message) {
+        if let Some(wake) = self.wake.get() {
+            wake.send(&self.key, message);
+        }
+    }
+
+    /// Whether a lock that nobody waits for may stay for a moment: somebody may ask for it here, and
+    /// whoever asks elsewhere is heard.
+    pub(crate) fn lingers(&self, state: &State) -> bool {
+        !state.abandoned && self.wake.get().is_some_and(Wake::is_complete)
     }
 
     /// Callers that wait for the lock look again.
@@ -412,35 +722,82 @@ impl<S: BackingStore> Shared<S> {
     }
 }
 
-impl State {
-    fn take(&mut self, now: Duration, join: bool) -> Take {
-        let fresh_epoch = platform::random();
-        let wall = platform::wall_ms();
-        let past = lock(&self.past);
-        self.participant
-            .take(&past, now, next_request(), join, fresh_epoch, wall)
+impl<S: BackingStore> Listen for Shared<S> {
+    fn hear(&self, message: &Message) {
+        let Some(shared) = self.this.upgrade() else {
+            return;
+        };
+        let now = self.clock.now();
+        let mut state = self.state();
+        match message {
+            Message::Grant(grant) => {
+                let (participant, mut past) = state.participant();
+                let heard = participant.granted(&mut past, now, grant);
+                drop(past);
+                match heard {
+                    Heard::Started(holding) => shared.begin(&mut state, holding),
+                    Heard::Ask => self.wake(),
+                    Heard::Ignored => {}
+                }
+            }
+            Message::Want(want) => {
+                let wanted = state.participant.wanted(now, want);
+                let Some(tenure) = state.tenure.clone().filter(|_| wanted != Wanted::NotOurs)
+                else {
+                    return;
+                };
+                if wanted == Wanted::ByTry {
+                    if tenure.is_used() || state.participant.is_wanted() {
+                        drop(state);
+                        let to = want.who.clone();
+                        self.tell(&Message::Reply { to, free: false });
+                        return;
+                    }
+                    state.tries.push(want.who.clone());
+                }
+                tenure.stirred.notify_one();
+            }
+            Message::Gone(who) => {
+                if state.participant.unwanted(who)
+                    && let Some(tenure) = &state.tenure
+                {
+                    tenure.look_again();
+                }
+            }
+            Message::Reply { to, free } => {
+                if state.participant.is_asking(to) {
+                    state.reply = Some(*free);
+                    self.wake();
+                }
+            }
+        }
     }
+}
 
-    /// The tenure, if its lease is still good. One that has run out is reported lost here, before
-    /// anybody can share it.
+impl State {
+    /// A guard of the tenure, if its lease is still good. One that has run out is reported lost here,
+    /// before anybody can share it.
     fn good_tenure<S: BackingStore>(
         &mut self,
         shared: &Arc<Shared<S>>,
         now: Duration,
-    ) -> Option<&Arc<Tenure>> {
+    ) -> Option<CrossProcessStoreLockGuard> {
         if self.participant.holding(now).is_none()
-            && let Some(Due::Expired(quit)) = self.due(now)
+            && let Some(Due::Expired(quit)) = self.due(now, false)
         {
-            self.lose(LossReason::Expired);
-            let shared = Arc::clone(shared);
-            Spawner::current().spawn(async move { shared.quit(quit).await });
+            shared.lose(self, LossReason::Expired, quit);
         }
-        self.tenure.as_ref()
+        let tenure = self.tenure.as_ref()?;
+        let guard = self.reserved.take().unwrap_or_else(|| tenure.guard());
+        tenure.tell();
+        lock(&self.past).told();
+        Some(guard)
     }
 
     /// What the heartbeat has to do now.
-    pub(crate) fn due(&mut self, now: Duration) -> Option<Due> {
-        self.participant.due(&mut lock(&self.past), now)
+    pub(crate) fn due(&mut self, now: Duration, beacon: bool) -> Option<Due> {
+        let (participant, mut past) = self.participant();
+        participant.due(&mut past, now, beacon, platform::wall_ms())
     }
 
     /// Whether `tenure` is the present one.
@@ -450,24 +807,44 @@ impl State {
             .is_some_and(|present| Arc::ptr_eq(present, tenure))
     }
 
+    /// Whether somebody is to get the lock as soon as no guard is left.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.participant.is_wanted() || !self.tries.is_empty()
+    }
+
     /// The participant and what it remembers.
     pub(crate) fn participant(&mut self) -> (&mut Participant, MutexGuard<'_, Past>) {
         (&mut self.participant, lock(&self.past))
     }
 
-    /// Ends the present tenure by release; the caller sends the command.
-    pub(crate) fn release(&mut self) -> Option<Command> {
+    /// Ends the present tenure by release; the caller sends what that says. `mute`: there are no
+    /// messages, so only the store can tell whoever waits.
+    pub(crate) fn release(&mut self, now: Duration, mute: bool) -> Option<Release> {
         self.tenure = None;
-        let quit = self.participant.end(&mut lock(&self.past));
-        quit.or_else(|| self.unsent.take())
+        let (participant, mut past) = self.participant();
+        let release = participant.release(&mut past, now, mute);
+        drop(past);
+        release.or_else(|| self.unsent.take().map(Release::Quit))
     }
 
     /// Ends a request that nobody can share any more: its guards are gone, and so is the lock
     /// object. The heartbeat would find that out when it next runs, but a lock object made anew
     /// before that would be refused its own earlier lease. Sending the quit is left to it.
     fn abandon(&mut self) {
-        if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_used()) {
-            self.unsent = self.participant.end(&mut lock(&self.past));
+        self.abandoned = true;
+        if let Some(tenure) = self.tenure.clone().filter(|tenure| !tenure.is_used()) {
+            let (participant, mut past) = self.participant();
+            let quit = participant.end(&mut past);
+            drop(past);
+            self.unsent = quit;
+            tenure.stirred.notify_one();
+        }
+    }
+
+    /// The store has said that the lease is good for longer.
+    pub(crate) fn extend(&self) {
+        if let (Some(tenure), Some(good_until)) = (&self.tenure, self.participant.good_until()) {
+            tenure.extend(good_until);
         }
     }
 
@@ -476,7 +853,9 @@ impl State {
         if let Some(tenure) = self.tenure.take() {
             tracing::warn!(token = tenure.token, %reason, "lease lost");
             tenure.finish(Phase::Lost(reason));
+            tenure.stirred.notify_one();
         }
+        self.reserved = None;
     }
 }
 
@@ -501,13 +880,24 @@ impl<S: BackingStore> Drop for Asking<S> {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.asking -= 1;
-        if state.asking > 0 || state.tenure.is_some() {
+        if state.asking > 0 {
+            return;
+        }
+        // Begun for nobody: dropping the guard releases it.
+        let _reserved = state.reserved.take();
+        if state.tenure.is_some() {
             return;
         }
         let (participant, mut past) = state.participant();
         if let Some(quit) = participant.end(&mut past) {
             let shared = Arc::clone(&self.shared);
-            self.spawner.spawn(async move { shared.quit(quit).await });
+            self.spawner.spawn(async move {
+                if let Command::Quit { who } = &quit {
+                    // Or the holder would hand the lock to nobody.
+                    shared.tell(&Message::Gone(who.clone()));
+                }
+                shared.quit(quit).await;
+            });
         }
     }
 }
@@ -531,15 +921,7 @@ fn next_request() -> u64 {
 /// Who this process is in a record: the holder's name, told apart from every other process (or
 /// tab) that uses the same one.
 fn tab_id(holder: &str) -> String {
-    static PROCESS: OnceLock<String> = OnceLock::new();
-    let process = PROCESS.get_or_init(|| {
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-        let random = platform::random();
-        (0..10)
-            .map(|digit| DIGITS[(random >> (5 * digit)) as usize & 31] as char)
-            .collect()
-    });
-    [holder, process].join("#")
+    [holder, platform::process()].join("#")
 }
 
 /// What this process remembers about a key, for all lock objects with that key and holder, present

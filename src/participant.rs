@@ -1,7 +1,8 @@
 //! One tab's side of the protocol: what it may believe, and when it may ask for more.
 //!
-//! A second pure state machine beside [`rules`](crate::rules): answers go in, commands come out,
-//! and `now` (the tab's own monotonic clock) is an argument. It owns no timer and sends nothing.
+//! A second pure state machine beside [`rules`](crate::rules): answers and messages go in, commands
+//! and messages come out, and `now` (the tab's own monotonic clock) is an argument. It owns no timer
+//! and sends nothing.
 //!
 //! # State
 //!
@@ -9,7 +10,7 @@
 //!
 //! - **idle**: nothing asked, nothing held;
 //! - **asking**: a request exists that the store may know of (`request`);
-//! - **holding**: that request was answered [`Outcome::Held`] (`holding`).
+//! - **holding**: that request was answered [`Outcome::Held`], or started by a [`Grant`] (`holding`).
 //!
 //! [`Past`] is what outlives a lock object: a lock made anew in the same process, for the same key
 //! and holder, goes on from there.
@@ -22,15 +23,32 @@
 //! The holder stops believing a margin of two clock granules early, because a coarse clock may run
 //! up to one granule behind here and up to one ahead at the observer.
 //!
+//! A holder that sends a renewal *shorter* than its lease believes in no more than that from then on,
+//! because observers may go by it at once. See [`Participant::due`].
+//!
 //! # When an observer may take over
 //!
 //! Its clock starts when the *answer* with a new sighting arrives, and runs for the whole lease
-//! length that the record names. The rule checks in the same transaction that the sighting still
-//! stands.
+//! length that the record names. Or at once, when all who may have the lease before it have ended
+//! ([`Participant::suspect`]). The rule checks in the same transaction that the proof still stands.
+//!
+//! # Handing over
+//!
+//! A release with somebody waiting is a [`Release::Delegate`] if that is sound: one message, by which
+//! the receiver starts before any store knows. From then on the delegator holds nothing, and the
+//! record still says that it does, so nobody else can take the lock for as long as its lease runs. The
+//! receiver runs under that remainder, and claims it in the record at once. The remainder is told on
+//! the receiver's own clock: it wrote a stamp when it queued, the delegator read that stamp at some
+//! later time, and counts from there. So no delay of the message can make it longer.
+//!
+//! Else the release is a [`Release::Quit`], by which the store grants the lock to the head of the
+//! queue; the message that follows lets the head start before it has asked.
 
 use std::time::Duration;
 
-use crate::rules::{Command, Fresh, Last, Mode, Outcome, Requester, Sighting, Take};
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{Command, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter};
 
 /// A point on the tab's own monotonic clock, from an origin of its own.
 pub type Now = Duration;
@@ -43,10 +61,18 @@ const MAX_FRESH_TOKEN: u64 = 1 << 52;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Past {
     /// Requests that ended here, whose quitting the store has not confirmed. They are named in the
-    /// next take, so that a lost or late quit never locks a tab out of its own lease.
+    /// next take, so that a lost or late quit never locks a tab out of its own lease. A request that
+    /// was handed on is never among them.
     ended: Vec<u64>,
     /// The latest lease held: its epoch and token.
     latest: Option<(u64, u64)>,
+    /// That lease was delegated to another tab, which may have held it unseen.
+    delegated: bool,
+    /// Another holder had the lock, and no caller has been told so yet: a lease may end before anybody
+    /// was given it.
+    owed: bool,
+    /// The newest token that is known to have been in use, and its epoch.
+    seen: (u64, u64),
 }
 
 /// A lease as its holder knows it.
@@ -60,6 +86,10 @@ pub struct Holding {
     pub dirty: bool,
     /// Good while now < until.
     pub until: Now,
+    /// The length last asked for, in ms.
+    len: u32,
+    /// The store has said that the lease is ours.
+    confirmed: bool,
 }
 
 /// The request that asks or holds.
@@ -70,38 +100,144 @@ struct Request {
     joined: bool,
     /// It may stand in the record: it joined, or a take of it has not been answered.
     known: bool,
+    /// Takes that have not been answered; a late one may still queue the request.
+    unanswered: u8,
+    /// Of these, the ones that take over a lease that nobody gave.
+    takeovers: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Observation {
     sighting: Sighting,
     since: Now,
     len: Duration,
-    /// How many wait who came before this tab, when it last looked.
-    ahead: usize,
+    /// Who may have the lease before this tab, when it last looked: see
+    /// [`Waiting`](crate::rules::Waiting).
+    before: Vec<(String, bool)>,
+    queued: bool,
+    /// When that look was sent: a stamp of this request.
+    at: Now,
+    /// When a message to somebody else said that the lock goes on, after that look.
+    moved: Option<Now>,
+}
+
+/// The head of the queue, as a holder last heard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Head {
+    who: Requester,
+    len: u32,
+    /// A stamp on the waiter's clock …
+    at: Now,
+    /// … and when it was read here.
+    read: Now,
+    /// It was read in the record, under the token that is held.
+    vouched: bool,
+}
+
+/// "The lease is yours": from a holder to the head of the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grant {
+    /// [`Record::epoch`](crate::rules::Record::epoch)
+    pub epoch: u64,
+    /// The request that held.
+    pub from: Requester,
+    /// The request that holds now.
+    pub to: Requester,
+    /// Under this token.
+    pub token: u64,
+    /// Until when, in µs on the receiver's clock.
+    pub until: u64,
+    /// The sender has read, in the record and under its own token, that the receiver was the head.
+    pub vouched: bool,
+    /// It is in the record already.
+    pub granted: bool,
+}
+
+/// "I wait for the lease": from whoever is next to the holder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Want {
+    /// The lease that it waits for: [`Record::epoch`](crate::rules::Record::epoch)
+    pub epoch: u64,
+    /// … and token.
+    pub token: u64,
+    /// Who wants it.
+    pub who: Requester,
+    /// For how long it will hold it without a renewal, in ms.
+    pub len: u32,
+    /// Its own clock before it last asked the store, in µs.
+    pub at: u64,
+    /// It stands at the head of the queue. If not, it only tries.
+    pub queued: bool,
+}
+
+/// What the caller of [`Participant::take`] contributes: the participant draws no random numbers and
+/// reads no clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Used if no request is pending.
+    pub request: u64,
+    /// Whether to wait in the queue.
+    pub join: bool,
+    /// Whether this tab holds its beacon.
+    pub beacon: bool,
+    /// A random epoch, for a record that does not exist yet.
+    pub fresh_epoch: u64,
+    /// Wall clock, ms since 1970.
+    pub wall: u64,
 }
 
 /// What came of a take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// Ours.
     Held(Holding),
-    /// Somebody else's. See [`Participant::ripe_in`].
+    /// Somebody else's. See [`Participant::look_in`].
     Busy,
     /// Ours in the record, but the answer took so long that the lease is over. Ask again.
     Late,
+    /// The answer came when the lease had started by a message, and agrees.
+    Confirmed,
+    /// It came then, and says that the lease is another: a loss, which must be told. The command tells
+    /// the store.
+    Lost(Command),
+    /// An answer to a request that has ended here.
+    Stale,
+    /// The same, but its quit seems to have overtaken it. The command tells the store again.
+    Ghost(Command),
+}
+
+/// What came of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The lease has started. [`Participant::due`] claims it.
+    Started(Holding),
+    /// The lease is ours if the store says so too: take now.
+    Ask,
+    /// Not for us, or no more.
+    Ignored,
+}
+
+/// Who has spoken to a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The head of the queue: it is the one to hand over to.
+    ByHead,
+    /// Somebody who will not wait.
+    ByTry,
+    /// It is not our lease that is wanted.
+    NotOurs,
 }
 
 /// What is due for a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Renew.
+    /// Claim or renew.
     Renew(Command),
     /// The lease ran out before it was renewed; the loss must be told. The command tells the store.
     Expired(Command),
 }
 
-/// What came of a renewal.
+/// What came of a renewal, or a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewed {
     /// Good until then.
@@ -115,29 +251,61 @@ pub enum Renewed {
     Stale,
 }
 
+/// How a lease is given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Send this message, now; later, and only if it is still [due](Past::must_pass), this
+    /// [`Command::Pass`]. Nothing else about this lease may be sent.
+    Delegate(Grant, Command),
+    /// Send this [`Command::Quit`], then the message that [`Participant::gone`] makes of its answer.
+    Quit(Command),
+}
+
 /// One tab's side of one lock. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     tab: String,
+    /// Lease length in ms …
     len: u32,
+    /// … and while nobody waits, if a beacon tells of our death.
+    idle_len: u32,
+    /// Two granules of the clock.
     margin: Duration,
     request: Option<Request>,
     holding: Option<Holding>,
+    /// Of a lease that started by a message: who gave it.
+    giver: Option<Requester>,
+    /// While holding: the head of the queue.
+    head: Option<Head>,
+    /// While asking: what the record was last seen to say.
     observation: Option<Observation>,
+    /// While asking: a message that could not be started on.
+    grant: Option<Grant>,
+    /// While asking: which request told the holder of which token that it wants the lease, by which
+    /// stamp.
+    told: Option<(u64, u64, Now)>,
+    /// Tabs whose beacons went out.
+    dead: Vec<String>,
 }
 
 impl Participant {
-    /// A participant that is idle. `len` is the lease length in ms, `margin` two granules of the
-    /// clock that `now` will be read from.
+    /// A participant that is idle. `len` is the lease length in ms, `idle_len` the one for a lease that
+    /// nobody waits for, `margin` two granules of the clock that `now` will be read from.
     #[must_use]
-    pub fn new(tab: String, len: u32, margin: Duration) -> Self {
+    pub fn new(tab: String, len: u32, idle_len: u32, margin: Duration) -> Self {
         Self {
             tab,
             len,
+            idle_len,
             margin,
             request: None,
             holding: None,
+            giver: None,
+            head: None,
             observation: None,
+            grant: None,
+            told: None,
+            dead: Vec::new(),
         }
     }
 
@@ -154,11 +322,34 @@ impl Participant {
         self.holding.map(|h| h.until.saturating_sub(self.margin))
     }
 
+    /// Whether the lease held runs for longer than the usual length, and so needs fewer renewals.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.holding.is_some_and(|h| h.len > self.len)
+    }
+
+    /// Whether the store has said that the lease held is ours.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.holding.is_some_and(|h| h.confirmed)
+    }
+
+    /// Whether somebody waits for the lease held, as far as is known.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.head.is_some()
+    }
+
+    // ---- Asking ---------------------------------------------------------------------------------
+
     /// How long the observed lease must still stand still before it may be taken over, if one is
-    /// being observed.
+    /// being observed; nothing, if a message says that it is ours.
     #[must_use]
     pub fn ripe_in(&self, now: Now) -> Option<Duration> {
-        let seen = self.observation?;
+        if self.grant.is_some() || self.all_dead() {
+            return Some(Duration::ZERO);
+        }
+        let seen = self.observation.as_ref()?;
         Some((seen.since + seen.len).saturating_sub(now))
     }
 
@@ -166,95 +357,179 @@ impl Participant {
     ///
     /// An observation starts when a waiter sees the last renewal of a holder that died, so it must
     /// look more often than a holder beats to take over within a lease and a beat: a twentieth of the
-    /// lease, for the first in the queue. Those behind look less often, and leave it the store.
+    /// lease, for the first in the queue. Those behind look less often, and leave it the store. Where
+    /// a beacon tells of the holder's death only its hanging is left to be seen, and a quarter will do.
     #[must_use]
     pub fn look_in(&self, now: Now) -> Option<Duration> {
-        let seen = self.observation?;
-        let behind = u32::try_from(seen.ahead)
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
-        let pace = (seen.len / 20).saturating_mul(behind);
-        Some(pace.min((seen.since + seen.len).saturating_sub(now)))
+        let seen = self.observation.as_ref()?;
+        let pace = if self.suspect().is_some() { 4 } else { 20 };
+        let behind = u32::try_from(seen.before.len()).unwrap_or(u32::MAX);
+        let pace = (seen.len / pace).saturating_mul(behind);
+        Some(pace.min(self.ripe_in(now)?))
     }
 
-    /// Asks for the lease. `request` is used if none is pending: a call that asks again, or for a
-    /// second caller, goes on with the request that the store may know.
-    pub fn take(
-        &mut self,
-        past: &Past,
-        now: Now,
-        request: u64,
-        join: bool,
-        fresh_epoch: u64,
-        wall: u64,
-    ) -> Take {
+    /// Whether a waiter that was going to look need not: since `since` it has heard that the lock goes on
+    /// without it, and its place in the queue is no older than a lease.
+    #[must_use]
+    pub fn is_moving(&self, since: Now, now: Now) -> bool {
+        self.observation.as_ref().is_some_and(|seen| {
+            let moved = seen.moved.is_some_and(|moved| moved >= since);
+            moved && seen.queued && now < seen.at + seen.len
+        })
+    }
+
+    /// The tab whose end would bring this one closer to the lease: the first that may have it before
+    /// this one and is not known to have ended. `None` if there is no telling by beacons.
+    #[must_use]
+    pub fn suspect(&self) -> Option<&str> {
+        let before = &self.observation.as_ref()?.before;
+        let (tab, beacon) = before.iter().find(|(tab, _)| !self.dead.contains(tab))?;
+        (*beacon && *tab != self.tab).then_some(tab)
+    }
+
+    /// The beacon of that tab went out: it has ended.
+    pub fn died(&mut self, tab: &str) {
+        if !self.dead.iter().any(|dead| dead == tab) {
+            self.dead.push(tab.to_owned());
+        }
+    }
+
+    fn all_dead(&self) -> bool {
+        let seen = self.observation.as_ref();
+        seen.is_some_and(|seen| seen.before.iter().all(|(tab, _)| self.dead.contains(tab)))
+    }
+
+    /// Asks for the lease. A call that asks again, or for a second caller, goes on with the request
+    /// that the store may know.
+    pub fn take(&mut self, past: &Past, now: Now, ask: Ask) -> Take {
+        let proof = self.proof(now);
         let asking = self.request.get_or_insert(Request {
-            id: request,
+            id: ask.request,
             joined: false,
             known: false,
+            unanswered: 0,
+            takeovers: 0,
         });
-        asking.joined |= join;
+        asking.joined |= ask.join;
         asking.known = true;
+        asking.unanswered += 1;
+        let takeovers = u8::from(takes_over(&proof));
+        asking.takeovers = asking.takeovers.saturating_add(takeovers);
         let request = asking.id;
-        let seen = past.latest.map_or(0, |(_, token)| token + 2);
         Take {
             who: self.requester(request),
             mode: Mode::Exclusive,
             len: self.len,
-            join,
-            unchanged: self
-                .observation
-                .filter(|seen| now >= seen.since + seen.len)
-                .map(|seen| seen.sighting),
+            at: micros(now),
+            beacon: ask.beacon,
+            join: ask.join,
+            proof,
             ended: past.ended.clone(),
             fresh: Fresh {
-                epoch: fresh_epoch,
-                token: seen.max(wall.saturating_mul(1024).min(MAX_FRESH_TOKEN)),
+                epoch: ask.fresh_epoch,
+                token: (past.seen.1 + 2).max(ask.wall.saturating_mul(1024).min(MAX_FRESH_TOKEN)),
             },
-            wall,
+            wall: ask.wall,
         }
     }
 
-    /// The answer to a take that was sent at `sent` and named `ended`.
+    fn proof(&self, now: Now) -> Proof {
+        if let Some(grant) = &self.grant {
+            return Proof::Delegated {
+                token: grant.token.wrapping_sub(1),
+                from: grant.from.clone(),
+            };
+        }
+        match &self.observation {
+            Some(_) if self.all_dead() => Proof::Dead(self.dead.clone()),
+            Some(seen) if now >= seen.since + seen.len => Proof::Unchanged(seen.sighting),
+            _ => Proof::None,
+        }
+    }
+
+    /// The answer to a take that was sent at `sent`.
     pub fn taken(
         &mut self,
         past: &mut Past,
-        ended: &[u64],
+        take: &Take,
         sent: Now,
         now: Now,
         outcome: &Outcome,
     ) -> Taken {
-        past.ended.retain(|request| !ended.contains(request));
+        past.ended.retain(|request| !take.ended.contains(request));
+        if !self.answered(take) {
+            let stands = match outcome {
+                Outcome::Held(_) => true,
+                Outcome::Waiting(waiting) => waiting.queued,
+                _ => false,
+            };
+            if stands && !past.ended.contains(&take.who.request) {
+                past.ended.push(take.who.request);
+                let who = take.who.clone();
+                return Taken::Ghost(Command::Quit { who });
+            }
+            return Taken::Stale;
+        }
         match outcome {
+            Outcome::Held(held) if self.holding.is_some() => {
+                past.see(held.epoch, held.token);
+                // Started by a message meanwhile.
+                let ours = self.holding.map(|h| (h.epoch, h.token));
+                if ours == Some((held.epoch, held.token)) {
+                    self.extend(sent, now, take.len, held.head.as_ref());
+                    return Taken::Confirmed;
+                }
+                if ours.is_some_and(|(_, token)| held.token < token) {
+                    return Taken::Stale;
+                }
+                self.end(past).map_or(Taken::Stale, Taken::Lost)
+            }
             Outcome::Held(held) => {
-                self.observation = None;
-                let holding = Holding {
+                past.see(held.epoch, held.token);
+                self.holding = Some(Holding {
                     epoch: held.epoch,
                     token: held.token,
                     dirty: self.dirty(past, held.epoch, held.last.as_ref()),
-                    until: sent + Duration::from_millis(self.len.into()),
-                };
-                self.holding = Some(holding);
+                    until: sent + millis(self.len),
+                    len: self.len,
+                    confirmed: true,
+                });
                 if self.holding(now).is_none() {
                     self.holding = None;
+                    self.observation = None;
                     return Taken::Late;
                 }
-                past.latest = Some((held.epoch, held.token));
+                let Some(holding) = self.start(past) else {
+                    return Taken::Stale;
+                };
+                self.hear_of_head(sent, now, held.head.as_ref());
                 Taken::Held(holding)
             }
+            Outcome::Waiting(_) if self.holding.is_some() => Taken::Stale,
             Outcome::Waiting(waiting) => {
                 if let Some(asking) = &mut self.request {
                     asking.known = asking.joined;
                 }
-                let len = Duration::from_millis(waiting.len.into());
                 let sighting = waiting.sighting;
-                let still = self.observation.filter(|seen| seen.sighting == sighting);
+                past.see(sighting.epoch, sighting.token);
+                let seen = self.observation.as_ref();
+                let still = seen.filter(|seen| seen.sighting == sighting);
                 self.observation = Some(Observation {
                     sighting,
                     since: still.map_or(now, |seen| seen.since),
-                    len,
-                    ahead: waiting.ahead,
+                    len: millis(waiting.len),
+                    before: waiting.before.clone(),
+                    queued: waiting.queued,
+                    at: sent,
+                    moved: None,
                 });
+                if let Some(grant) = self.grant.take() {
+                    // An answer to a take that did not know of it.
+                    let undecided = !matches!(take.proof, Proof::Delegated { .. });
+                    if undecided && let Heard::Started(holding) = self.granted(past, now, &grant) {
+                        return Taken::Held(holding);
+                    }
+                }
                 Taken::Busy
             }
             // A lease of 0 ms, which `Config` does not let through.
@@ -262,58 +537,373 @@ impl Participant {
         }
     }
 
-    /// What the heartbeat has to do now; `None` when nothing is held.
-    pub fn due(&mut self, past: &mut Past, now: Now) -> Option<Due> {
-        let holding = self.holding?;
+    /// A take has failed. It may have been applied all the same: a takeover stays unanswered.
+    pub fn failed(&mut self, take: &Take) {
+        if self.answered(take)
+            && takes_over(&take.proof)
+            && let Some(request) = &mut self.request
+        {
+            request.takeovers = request.takeovers.saturating_add(1);
+        }
+    }
+
+    /// Whether the answer is for the present request.
+    fn answered(&mut self, take: &Take) -> bool {
+        let request = self.request.as_mut();
+        let Some(request) = request.filter(|request| request.id == take.who.request) else {
+            return false;
+        };
+        request.unanswered = request.unanswered.saturating_sub(1);
+        let takeovers = u8::from(takes_over(&take.proof));
+        request.takeovers = request.takeovers.saturating_sub(takeovers);
+        true
+    }
+
+    /// A message that the lease is ours.
+    pub fn granted(&mut self, past: &mut Past, now: Now, grant: &Grant) -> Heard {
+        let before = grant
+            .token
+            .saturating_sub(if grant.granted { 2 } else { 1 });
+        if past.seen.0 == grant.epoch {
+            // To whomever it went, the lease before it was in use.
+            past.see(grant.epoch, before);
+        }
+        let Some(request) = self.request else {
+            return Heard::Ignored;
+        };
+        let to_us = self.is_asking(&grant.to);
+        let seen = self.observation.as_mut();
+        if let Some(seen) = seen.filter(|seen| seen.sighting.epoch == grant.epoch && !to_us) {
+            seen.moved = Some(now);
+        }
+        let seen = self.observation.as_ref();
+        // A request that has started ignores every further message.
+        if self.holding.is_some()
+            || !to_us
+            || seen.is_some_and(|seen| seen.sighting.epoch != grant.epoch)
+        {
+            return Heard::Ignored;
+        }
+        // Else a takeover out of order, or a later grant to the same request, may be on its way, and
+        // another tab may have had the lease and gone.
+        let own_look = |seen: &Observation| {
+            seen.sighting.token + 1 == grant.token && seen.queued && seen.before.len() == 1
+        };
+        let until = Duration::from_micros(grant.until);
+        if seen.is_some_and(|seen| grant.granted || grant.vouched || own_look(seen))
+            && request.takeovers == 0
+            && now + self.margin < until
+        {
+            let own = grant.from.tab == self.tab
+                && !past.delegated
+                && past.latest == Some((grant.epoch, before));
+            self.holding = Some(Holding {
+                epoch: grant.epoch,
+                token: grant.token,
+                dirty: !own || past.owed,
+                until,
+                len: self.len,
+                confirmed: false,
+            });
+            self.giver = Some(grant.from.clone());
+            return self.start(past).map_or(Heard::Ignored, Heard::Started);
+        }
+        self.grant = Some(grant.clone());
+        Heard::Ask
+    }
+
+    /// What to tell the holder, if this tab is the next one and the holder was not told lately.
+    pub fn want(&mut self) -> Option<Want> {
         let request = self.request?;
+        let seen = self.observation.as_ref();
+        let seen = seen.filter(|seen| seen.before.len() == 1)?;
+        let (token, at) = (seen.sighting.token, seen.at);
+        let fresh = |told: &(u64, u64, Now)| {
+            (told.0, told.1) == (request.id, token) && at < told.2 + millis(self.len) / 4
+        };
+        if self.told.as_ref().is_some_and(fresh) {
+            return None;
+        }
+        self.told = Some((request.id, token, at));
+        Some(Want {
+            epoch: seen.sighting.epoch,
+            token,
+            who: self.requester(request.id),
+            len: self.len,
+            at: micros(at),
+            queued: seen.queued,
+        })
+    }
+
+    /// The request that asks or holds.
+    #[must_use]
+    pub fn request(&self) -> Option<u64> {
+        self.request.map(|request| request.id)
+    }
+
+    /// Whether that is the request that asks.
+    #[must_use]
+    pub fn is_asking(&self, who: &Requester) -> bool {
+        who.tab == self.tab
+            && self
+                .request
+                .is_some_and(|request| request.id == who.request)
+    }
+
+    /// The request begins to hold.
+    fn start(&mut self, past: &mut Past) -> Option<Holding> {
+        self.observation = None;
+        self.grant = None;
+        self.dead.clear();
+        self.request.as_mut()?.known = true;
+        let holding = self.holding?;
+        past.latest = Some((holding.epoch, holding.token));
+        past.delegated = false;
+        past.owed = holding.dirty;
+        Some(holding)
+    }
+
+    // ---- Holding --------------------------------------------------------------------------------
+
+    /// What the heartbeat has to do now; `None` when nothing is held. `beacon`: whether this tab holds
+    /// its beacon.
+    ///
+    /// With a beacon, nobody waiting, and no take unanswered, the renewal asks for the idle length, or
+    /// keeps it.
+    pub fn due(&mut self, past: &mut Past, now: Now, beacon: bool, wall: u64) -> Option<Due> {
+        let request = self.request?;
+        self.holding?;
         if self.holding(now).is_none() {
             return self.end(past).map(Due::Expired);
         }
+        let who = self.requester(request.id);
+        // A take of ours that is applied late would make the record's lease short again.
+        let idle = beacon && self.head.is_none() && request.unanswered == 0;
+        let holding = self.holding.as_mut()?;
+        if let Some(from) = self.giver.as_ref().filter(|_| !holding.confirmed) {
+            return Some(Due::Renew(Command::Claim {
+                who,
+                token: holding.token,
+                from: from.clone(),
+                len: self.len,
+                beacon,
+                wall,
+            }));
+        }
+        let len = if idle { self.idle_len } else { self.len };
+        if len < holding.len {
+            holding.until = holding.until.min(now + millis(len));
+        }
+        holding.len = len;
         Some(Due::Renew(Command::Renew {
-            who: self.requester(request.id),
+            who,
             token: holding.token,
-            len: self.len,
+            len,
+            beacon,
         }))
     }
 
-    /// The answer to a renewal of `token` that was sent at `sent`.
+    /// The answer to a renewal or claim that was sent at `sent`.
     pub fn renewed(
         &mut self,
         past: &mut Past,
-        token: u64,
+        renewal: &Command,
         sent: Now,
         now: Now,
         outcome: &Outcome,
     ) -> Renewed {
-        let good = self.holding(now).is_some();
-        match (&mut self.holding, outcome) {
-            (Some(holding), Outcome::Held(_)) if holding.token == token && good => {
-                let until = sent + Duration::from_millis(self.len.into());
-                holding.until = holding.until.max(until);
-                Renewed::Until(holding.until.saturating_sub(self.margin))
-            }
-            (Some(holding), answer) if holding.token == token => {
-                let lost = match answer {
-                    Outcome::Held(_) => Renewed::Late,
-                    _ => Renewed::Lost,
-                };
-                self.end(past).map_or(Renewed::Stale, lost)
-            }
-            _ => Renewed::Stale,
+        let (Command::Renew {
+            who, token, len, ..
         }
+        | Command::Claim {
+            who, token, len, ..
+        }) = renewal
+        else {
+            return Renewed::Stale;
+        };
+        let ours = self
+            .request
+            .is_some_and(|request| request.id == who.request)
+            && self.holding.is_some_and(|holding| holding.token == *token);
+        if !ours {
+            return Renewed::Stale;
+        }
+        match outcome {
+            Outcome::Held(held) if self.holding(now).is_some() => {
+                past.see(held.epoch, held.token);
+                self.extend(sent, now, *len, held.head.as_ref());
+                Renewed::Until(self.good_until().unwrap_or_default())
+            }
+            Outcome::Held(_) => self.end(past).map_or(Renewed::Stale, Renewed::Late),
+            _ => self.end(past).map_or(Renewed::Stale, Renewed::Lost),
+        }
+    }
+
+    /// The store has confirmed a lease of `len` ms that was asked for at `sent`.
+    fn extend(&mut self, sent: Now, now: Now, len: u32, head: Option<&Waiter>) {
+        if let Some(holding) = &mut self.holding {
+            holding.confirmed = true;
+            // One that was asked for before a shorter one was must not undo that.
+            let len = len.min(holding.len);
+            holding.until = holding.until.max(sent + millis(len));
+        }
+        self.hear_of_head(sent, now, head);
+    }
+
+    /// What the record says of its queue. `None` is older than what was heard after it was asked for.
+    fn hear_of_head(&mut self, sent: Now, now: Now, head: Option<&Waiter>) {
+        match head {
+            Some(head) => {
+                let at = Duration::from_micros(head.at);
+                let known = self.head.take().filter(|known| known.who == head.who);
+                // The same stamp counts from when it was first read; a later one, from now.
+                let (at, read) = match known {
+                    Some(known) if known.at >= at => (known.at, known.read),
+                    _ => (at, now),
+                };
+                self.head = Some(Head {
+                    who: head.who.clone(),
+                    len: head.len,
+                    at,
+                    read,
+                    vouched: true,
+                });
+            }
+            None => self.head = self.head.take().filter(|head| head.read >= sent),
+        }
+    }
+
+    /// A message that somebody wants the lease.
+    pub fn wanted(&mut self, now: Now, want: &Want) -> Wanted {
+        let ours = self.holding.map(|h| (h.epoch, h.token));
+        if ours != Some((want.epoch, want.token)) {
+            return Wanted::NotOurs;
+        }
+        if !want.queued {
+            return Wanted::ByTry;
+        }
+        let vouched = self
+            .head
+            .as_ref()
+            .is_some_and(|head| head.who == want.who && head.vouched);
+        self.head = Some(Head {
+            who: want.who.clone(),
+            len: want.len,
+            at: Duration::from_micros(want.at),
+            read: now,
+            vouched,
+        });
+        Wanted::ByHead
+    }
+
+    /// A message that somebody waits no longer. Whether that was the head of the queue: the next renewal
+    /// tells who is now.
+    pub fn unwanted(&mut self, who: &Requester) -> bool {
+        let head = self.head.take_if(|head| head.who == *who);
+        head.is_some()
+    }
+
+    /// Gives the lease up, if one is held. `by_store`: not by a message, because there are none, or
+    /// fenced transactions of it are not finished; the store orders a quit behind those, while a
+    /// delegation would overtake them.
+    pub fn release(&mut self, past: &mut Past, now: Now, by_store: bool) -> Option<Release> {
+        let release = self.delegate(past, now, by_store);
+        release.or_else(|| self.end(past).map(Release::Quit))
+    }
+
+    fn delegate(&mut self, past: &mut Past, now: Now, by_store: bool) -> Option<Release> {
+        let request = self.request?;
+        let holding = self.holding(now)?;
+        let head = self.head.as_ref()?;
+        // No longer than the receiver's own lease: the pass, or its claim, may write that down at once.
+        let valid = holding.until.min(now + millis(head.len));
+        let short = valid.saturating_sub(now) < millis(head.len) / 2;
+        if !holding.confirmed || request.unanswered > 0 || by_store || short {
+            return None;
+        }
+        let who = self.requester(request.id);
+        let token = holding.token;
+        let grant = Grant {
+            epoch: holding.epoch,
+            from: who.clone(),
+            to: head.who.clone(),
+            token: token + 1,
+            until: self.remainder(head.at, valid, head.read),
+            vouched: head.vouched,
+            granted: false,
+        };
+        let to = head.who.clone();
+        // Within the tab nobody else can have held in between.
+        past.delegated = to.tab != self.tab;
+        self.clear();
+        Some(Release::Delegate(grant, Command::Pass { who, token, to }))
+    }
+
+    /// `valid` on the clock of somebody whose stamp `at` was read here at `read`. A granule less: a
+    /// coarse clock may have shown too early a time then.
+    fn remainder(&self, at: Now, valid: Now, read: Now) -> u64 {
+        micros((at + valid).saturating_sub(read + self.margin / 2))
+    }
+
+    /// The answer to a [`Command::Quit`] or [`Command::Pass`] that was sent at `sent`: the message to
+    /// whoever was granted the lock by that.
+    pub fn gone(
+        &self,
+        past: &mut Past,
+        command: &Command,
+        sent: Now,
+        now: Now,
+        outcome: &Outcome,
+    ) -> Option<Grant> {
+        let who = match command {
+            Command::Quit { who } => {
+                past.ended.retain(|request| *request != who.request);
+                who
+            }
+            Command::Pass { who, .. } => who,
+            _ => return None,
+        };
+        let Outcome::Gone { granted } = outcome else {
+            return None;
+        };
+        let granted = granted.as_ref()?;
+        past.see(granted.epoch, granted.token);
+        let at = Duration::from_micros(granted.to.at);
+        Some(Grant {
+            epoch: granted.epoch,
+            from: who.clone(),
+            to: granted.to.who.clone(),
+            token: granted.token,
+            until: self.remainder(at, sent + millis(granted.to.len), now),
+            vouched: true,
+            granted: true,
+        })
     }
 
     /// Ends the request, whatever became of it: a release, a loss, or a caller that gave up. From
     /// here on nothing is held. The command, if any, tells the store.
     pub fn end(&mut self, past: &mut Past) -> Option<Command> {
-        let request = self.request.take()?;
-        self.holding = None;
+        let request = self.request?;
+        self.clear();
         request.known.then(|| {
             past.ended.push(request.id);
             Command::Quit {
                 who: self.requester(request.id),
             }
         })
+    }
+
+    fn clear(&mut self) {
+        self.request = None;
+        self.holding = None;
+        self.giver = None;
+        self.head = None;
+        self.grant = None;
+        // What was observed still stands, for the next request to go on from; not the place in the
+        // queue, which that has yet to get.
+        if let Some(seen) = &mut self.observation {
+            seen.queued = false;
+        }
     }
 
     fn requester(&self, request: u64) -> Requester {
@@ -323,18 +913,47 @@ impl Participant {
 
     fn dirty(&self, past: &Past, epoch: u64, last: Option<&Last>) -> bool {
         match (last, past.latest) {
+            _ if past.owed => true,
             (None, None) => false,
-            (Some(last), Some(latest)) => latest != (epoch, last.token) || last.tab != self.tab,
+            (Some(last), Some(latest)) => {
+                past.delegated || latest != (epoch, last.token) || last.tab != self.tab
+            }
             _ => true,
         }
     }
 }
 
 impl Past {
-    /// The store has confirmed a [`Command::Quit`].
-    pub fn confirmed(&mut self, quit: &Command) {
-        if let Command::Quit { who } = quit {
-            self.ended.retain(|request| *request != who.request);
+    /// Whether a delegation still has to be written down by its sender: nothing has been heard that
+    /// shows that the receiver has claimed it.
+    #[must_use]
+    pub fn must_pass(&self, grant: &Grant) -> bool {
+        self.seen.0 == grant.epoch && self.seen.1 < grant.token
+    }
+
+    /// A caller was given the lease, and has been told whether another holder had the lock.
+    pub fn told(&mut self) {
+        self.owed = false;
+    }
+
+    fn see(&mut self, epoch: u64, token: u64) {
+        if self.seen.0 == epoch {
+            self.seen.1 = self.seen.1.max(token);
+        } else {
+            // A new incarnation: its tokens are meant to be higher, as far as wall clocks go.
+            self.seen = (epoch, token);
         }
     }
+}
+
+fn takes_over(proof: &Proof) -> bool {
+    matches!(proof, Proof::Unchanged(_) | Proof::Dead(_))
+}
+
+fn millis(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -3,9 +3,11 @@
 //! Natively this is tokio, on wasm the browser's event loop. Everything else in the crate is one
 //! source for both.
 
+use std::sync::OnceLock;
+use std::task::Poll;
 use std::time::Duration;
 
-pub use sys::{Clock, MaybeSend, MaybeSync, Spawner, sleep, wall_ms};
+pub use sys::{BoxFuture, Clock, MaybeSend, MaybeSync, Spawner, sleep, wall_ms};
 
 /// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.
 ///
@@ -16,6 +18,39 @@ pub use sys::{Clock, MaybeSend, MaybeSync, Spawner, sleep, wall_ms};
 pub fn random() -> u64 {
     let bits = getrandom::u64().expect("the platform has a source of randomness");
     bits % ((1 << 53) - (1 << 32))
+}
+
+/// A name for this process (or tab, or worker) that no other has: ten letters and digits.
+///
+/// # Panics
+///
+/// As [`random`].
+#[must_use]
+pub fn process() -> &'static str {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+    static PROCESS: OnceLock<String> = OnceLock::new();
+    PROCESS.get_or_init(|| {
+        let random = random();
+        (0..10)
+            .map(|digit| DIGITS[(random >> (5 * digit)) as usize & 31] as char)
+            .collect()
+    })
+}
+
+/// Lets what is ready run first, through as many turns of the executor (in a browser: microtasks) as a
+/// caller needs to go on after its promise was resolved. Not a pause: no timer is involved.
+pub async fn step_back() {
+    const TURNS: u32 = 12;
+    let mut left = TURNS;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Resolves when `clock` reaches `when`, however far that is.
@@ -33,7 +68,11 @@ pub async fn sleep_until(clock: Clock, when: Duration) {
 #[cfg(not(target_arch = "wasm32"))]
 mod sys {
     use std::future::Future;
+    use std::pin::Pin;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    /// A future of any kind.
+    pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
     /// `Send` where threads exist, nothing on wasm.
     pub trait MaybeSend: Send {}
@@ -101,9 +140,13 @@ mod sys {
 mod sys {
     use std::cell::Cell;
     use std::future::Future;
+    use std::pin::Pin;
     use std::time::Duration;
 
     use wasm_bindgen::prelude::*;
+
+    /// A future of any kind.
+    pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
     /// `Send` where threads exist, nothing on wasm.
     pub trait MaybeSend {}

@@ -14,16 +14,28 @@
 //! |---|---|---|---|
 //! | take | anybody | no record, or free | held, token grown |
 //! | take | its holder | held | held, count grown |
-//! | take | another, with the proof that nothing moved for a whole lease | held | held, token grown |
+//! | take | another, with a [`Proof`] that holds | held | held, token grown |
 //! | take | another | held | waiting; joins the queue if it asked to |
+//! | claim | whoever the holder delegated the lease to, by message | held by the delegator | held, token one higher |
+//! | claim | the same, once the record has caught up | held by itself | held, count grown |
+//! | claim | anybody else | anything | refused, and out of the queue |
 //! | renew | its holder, of that token | held | held, count grown |
 //! | renew | anybody else | anything | refused, nothing changes |
+//! | pass | its holder, to the head of the queue | held | granted to the head, token one higher |
+//! | pass | its holder, to somebody else | held | as quit |
 //! | quit | its holder | held | free, or granted to the head of the queue, token grown |
 //! | quit | anybody else | anything | leaves the queue |
 //!
 //! The queue is first in, first out. Whoever is granted the lock there learns of it by a message
 //! or by its next take, which the record answers "yours"; until then nobody renews, so a head of the
-//! queue that is gone costs the others the length of one lease.
+//! queue that is gone costs the others the length of one lease, or its beacon's word.
+//!
+//! # Numbers
+//!
+//! Every grant that is made inside a transaction adds two to the token. The number between belongs to
+//! the holder alone: it may *delegate* the lease under it, by a message that no store has seen yet.
+//! The claim and the pass write that down, in either order, and whatever is lost of the three, no
+//! number is used twice.
 //!
 //! Expiry is judged by **observation**: a waiter that has seen one [`Sighting`] (epoch, token,
 //! count) for the record's whole lease length on its own monotonic clock says so, and the rule checks
@@ -37,7 +49,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_LEASE_MS: u32 = 600_000;
 
 /// The format of [`Record`] that this code reads and writes.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// Numbers in a record stay below 2⁵³, so that JavaScript reads them exactly; the room above this
 /// bound is for the tokens and counts that are still to come.
@@ -70,6 +82,11 @@ pub struct Waiter {
     pub mode: Mode,
     /// The lease length that it will hold with, in ms.
     pub len: u32,
+    /// Its own monotonic clock, in µs, read before it sent a take. A delegator tells it by this stamp
+    /// for how long the lease is good. Renewed by a take when it is older than a quarter of `len`.
+    pub at: u64,
+    /// Whether its tab held its beacon when it said so.
+    pub beacon: bool,
     /// Wall clock at which it joined, ms since 1970. For people; no rule reads it.
     pub since: u64,
 }
@@ -99,6 +116,8 @@ pub struct Record {
     pub holder: Option<Requester>,
     /// How it is held.
     pub mode: Mode,
+    /// Whether the holder's tab held its beacon when it said so.
+    pub beacon: bool,
     /// Length of the current lease in ms.
     pub len: u32,
     /// Wall clock of the last change of hands, ms since 1970. For people; no rule reads it.
@@ -147,11 +166,13 @@ impl Record {
         let queued = |who: &Requester| self.queue.iter().filter(|w| w.who == *who).count();
         if self.format != FORMAT {
             Err(Corrupt("its format is of another version"))
-        } else if self.epoch.max(self.token).max(self.count) > MAX_NUMBER {
+        } else if self.epoch.max(self.token).max(self.count) > MAX_NUMBER
+            || self.queue.iter().any(|w| w.at > MAX_NUMBER)
+        {
             Err(Corrupt("a number is out of range"))
         } else if self.len > MAX_LEASE_MS || self.queue.iter().any(|w| w.len > MAX_LEASE_MS) {
             Err(Corrupt("a lease is longer than any may be"))
-        } else if self.holder.is_some() && self.len == 0 {
+        } else if self.holder.is_some() && self.len == 0 || self.queue.iter().any(|w| w.len == 0) {
             Err(Corrupt("it is held with no lease"))
         } else if self.holder.is_none() && !self.queue.is_empty() {
             Err(Corrupt("somebody waits for a free lock"))
@@ -203,6 +224,26 @@ pub struct Fresh {
     pub token: u64,
 }
 
+/// Why a lease that the record says is held may be taken over all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// No reason.
+    #[default]
+    None,
+    /// "I have seen exactly this for its whole lease length."
+    Unchanged(Sighting),
+    /// "The holder gave it to me, by a message", which only counts for the head of the queue.
+    Delegated {
+        /// The token that it held.
+        token: u64,
+        /// The holder.
+        from: Requester,
+    },
+    /// "These tabs have ended": the holder's, and those of everybody who waited before. The holder's
+    /// alone is not enough, since it may have delegated the lease to the head of the queue.
+    Dead(Vec<String>),
+}
+
 /// A request for the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Take {
@@ -212,10 +253,14 @@ pub struct Take {
     pub mode: Mode,
     /// For how long, in ms. A lease of 0 ms frees what `who` holds.
     pub len: u32,
+    /// See [`Waiter::at`].
+    pub at: u64,
+    /// Whether the tab holds its beacon.
+    pub beacon: bool,
     /// Whether to wait in the queue if somebody else has it.
     pub join: bool,
-    /// "I have seen exactly this for its whole lease length."
-    pub unchanged: Option<Sighting>,
+    /// Why it may be taken over.
+    pub proof: Proof,
     /// Earlier requests of the same tab that have ended, whose own [`Command::Quit`] may not have
     /// reached the store (yet, or ever). They quit first. Only a request that was never handed on
     /// may be named here.
@@ -231,6 +276,22 @@ pub struct Take {
 pub enum Command {
     /// Take the lease, or ask again for one that may already be ours.
     Take(Take),
+    /// Write down a lease that was delegated to us, or granted. Never queues, and never takes what is
+    /// another's.
+    Claim {
+        /// Who was given the lease.
+        who: Requester,
+        /// Under which token.
+        token: u64,
+        /// By whom.
+        from: Requester,
+        /// For how long from now, in ms.
+        len: u32,
+        /// Whether the tab holds its beacon.
+        beacon: bool,
+        /// Wall clock, ms since 1970, for `since`.
+        wall: u64,
+    },
     /// Extend the lease of this very token. Never re-acquires.
     Renew {
         /// Who believes to hold.
@@ -239,6 +300,17 @@ pub enum Command {
         token: u64,
         /// For how long from now, in ms. 0 frees it.
         len: u32,
+        /// Whether the tab holds its beacon.
+        beacon: bool,
+    },
+    /// Write down that we have delegated the lease, in case that the receiver does not.
+    Pass {
+        /// Who delegated.
+        who: Requester,
+        /// The token that it held.
+        token: u64,
+        /// To whom.
+        to: Requester,
     },
     /// Release the lease, or stop waiting for it.
     Quit {
@@ -259,8 +331,19 @@ pub enum Outcome {
     /// The request is out of the record, wherever it was.
     Gone {
         /// Who was granted the lock by that, if anybody.
-        granted: Option<Requester>,
+        granted: Option<Granted>,
     },
+}
+
+/// The head of the queue was granted the lock in a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Granted {
+    /// [`Record::epoch`]
+    pub epoch: u64,
+    /// The token that it holds with.
+    pub token: u64,
+    /// Who waited.
+    pub to: Waiter,
 }
 
 /// The lease is the asker's.
@@ -272,8 +355,8 @@ pub struct Held {
     pub token: u64,
     /// Who held before.
     pub last: Option<Last>,
-    /// How many wait.
-    pub waiters: usize,
+    /// Who waits at the head of the queue.
+    pub head: Option<Waiter>,
 }
 
 /// The lease is somebody else's.
@@ -285,8 +368,11 @@ pub struct Waiting {
     pub len: u32,
     /// Who holds.
     pub holder: Requester,
-    /// How many wait who came before.
-    pub ahead: usize,
+    /// The tabs that may have the lease before the asker: the holder's, then those of everybody who
+    /// waits ahead of it; with each, whether its beacon tells when it ends.
+    pub before: Vec<(String, bool)>,
+    /// Whether the asker stands in the queue.
+    pub queued: bool,
 }
 
 /// Applies one command to one record (`None`: there is none yet). Answers with the record to
@@ -297,89 +383,177 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
     let outcome = match command {
         Command::Take(Take { who, len: 0, .. }) => quit(next.as_mut(), who),
         Command::Take(take) => self::take(&mut next, take),
-        Command::Renew { who, token, len } => renew(next.as_mut(), who, *token, *len),
+        Command::Claim { .. } => claim(next.as_mut(), command),
+        Command::Renew { .. } => renew(next.as_mut(), command),
+        Command::Pass { who, token, to } => pass(next.as_mut(), who, *token, to),
         Command::Quit { who } => quit(next.as_mut(), who),
     };
     (next.filter(|next| record != Some(next)), outcome)
 }
 
 fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
+    let asker = Waiter {
+        who: take.who.clone(),
+        mode: take.mode,
+        len: take.len,
+        at: take.at,
+        beacon: take.beacon,
+        since: take.wall,
+    };
     let Some(record) = record else {
         let fresh = record.insert(Record {
             format: FORMAT,
             epoch: take.fresh.epoch,
             token: take.fresh.token,
             count: 0,
-            holder: Some(take.who.clone()),
-            mode: take.mode,
-            len: take.len,
+            holder: Some(asker.who),
+            mode: asker.mode,
+            beacon: asker.beacon,
+            len: asker.len,
             since: take.wall,
             queue: Vec::new(),
             last: None,
         });
         return held(fresh);
     };
-    let seen = take.unchanged == Some(record.sighting());
+    let seen = record.sighting();
     // Those who wait go first, so that none of them is granted what the holder gives up.
     let ended = |who: &Requester| who.tab == take.who.tab && take.ended.contains(&who.request);
     record.queue.retain(|w| !ended(&w.who));
-    let granted = record.holder.as_ref().is_some_and(ended) && leave(record).is_some();
-    match &record.holder {
-        Some(holder) if *holder == take.who => {
-            if record.count == 0 {
-                // Perhaps the first word of somebody who was granted the lock out of the queue.
-                record.since = take.wall;
-            }
-            record.count += 1;
-            record.len = take.len;
-            held(record)
+    let granted = record.holder.as_ref().is_some_and(ended) && leave(record, 2).is_some();
+    let Some(holder) = record.holder.clone() else {
+        seat(record, asker, 2);
+        record.since = take.wall;
+        return held(record);
+    };
+    if holder == take.who {
+        if record.count == 0 {
+            // Perhaps the first word of somebody who was granted the lock out of the queue.
+            record.since = take.wall;
         }
+        extend(record, take.len, take.beacon);
+        return held(record);
+    }
+    let place = record.queue.iter().position(|w| w.who == take.who);
+    let ahead = place.unwrap_or(record.queue.len());
+    let step = match &take.proof {
         // What was seen must still stand, now that the ended ones are out.
-        Some(holder) if !seen || granted => {
-            let holder = holder.clone();
-            if take.join && record.queue.iter().all(|w| w.who != take.who) {
-                record.queue.push(Waiter {
-                    who: take.who.clone(),
-                    mode: take.mode,
-                    len: take.len,
-                    since: take.wall,
-                });
-            }
-            let before = record.queue.iter().take_while(|w| w.who != take.who);
-            Outcome::Waiting(Waiting {
-                sighting: record.sighting(),
-                len: record.len,
-                holder,
-                ahead: before.count(),
-            })
+        Proof::Unchanged(sighting) if *sighting == seen && !granted => 2,
+        Proof::Delegated { token, from }
+            if (*token, from) == (record.token, &holder) && ahead == 0 =>
+        {
+            1
+        }
+        Proof::Dead(tabs)
+            if tabs.contains(&holder.tab)
+                && record.queue[..ahead]
+                    .iter()
+                    .all(|w| tabs.contains(&w.who.tab)) =>
+        {
+            record.queue.drain(..ahead);
+            2
         }
         _ => {
-            dismiss(record);
-            record.queue.retain(|w| w.who != take.who);
-            seat(record, take.who.clone(), take.mode, take.len);
-            record.since = take.wall;
-            held(record)
+            match place.map(|place| &mut record.queue[place]) {
+                Some(me) if me.at.saturating_add(u64::from(me.len) * 250) <= take.at => {
+                    me.at = take.at;
+                    me.beacon = take.beacon;
+                }
+                None if take.join => record.queue.push(asker),
+                _ => {}
+            }
+            let before = record.queue[..ahead].iter();
+            let before = before.map(|w| (w.who.tab.clone(), w.beacon));
+            return Outcome::Waiting(Waiting {
+                sighting: record.sighting(),
+                len: record.len,
+                before: std::iter::once((holder.tab.clone(), record.beacon))
+                    .chain(before)
+                    .collect(),
+                holder,
+                queued: place.is_some() || take.join,
+            });
         }
-    }
+    };
+    dismiss(record);
+    record.queue.retain(|w| w.who != take.who);
+    seat(record, asker, step);
+    record.since = take.wall;
+    // A delegated lease has been running since before: observers begin anew all the same.
+    record.count = 2 - step;
+    held(record)
 }
 
-fn renew(record: Option<&mut Record>, who: &Requester, token: u64, len: u32) -> Outcome {
-    match record {
-        Some(record) if record.token == token && record.holder.as_ref() == Some(who) => {
-            if len == 0 {
+fn claim(record: Option<&mut Record>, command: &Command) -> Outcome {
+    let (
+        Some(record),
+        Command::Claim {
+            who,
+            token,
+            from,
+            len,
+            beacon,
+            wall,
+        },
+    ) = (record, command)
+    else {
+        return Outcome::Refused;
+    };
+    record.queue.retain(|w| w.who != *who);
+    let holder = record.holder.as_ref();
+    if record.token + 1 == *token && holder == Some(from) {
+        dismiss(record);
+        record.token = *token;
+        record.count = 0;
+        record.holder = Some(who.clone());
+    } else if record.token != *token || holder != Some(who) {
+        return Outcome::Refused;
+    }
+    if *len == 0 {
+        return quit(Some(record), who);
+    }
+    if record.count == 0 {
+        record.since = *wall;
+    }
+    extend(record, *len, *beacon);
+    held(record)
+}
+
+fn renew(record: Option<&mut Record>, command: &Command) -> Outcome {
+    match (record, command) {
+        (
+            Some(record),
+            Command::Renew {
+                who,
+                token,
+                len,
+                beacon,
+            },
+        ) if record.token == *token && record.holder.as_ref() == Some(who) => {
+            if *len == 0 {
                 return quit(Some(record), who);
             }
-            record.count += 1;
-            record.len = len;
+            extend(record, *len, *beacon);
             held(record)
         }
         _ => Outcome::Refused,
     }
 }
 
+fn pass(record: Option<&mut Record>, who: &Requester, token: u64, to: &Requester) -> Outcome {
+    let granted = match record {
+        Some(record) if record.token == token && record.holder.as_ref() == Some(who) => {
+            let is_head = record.queue.first().is_some_and(|head| head.who == *to);
+            leave(record, if is_head { 1 } else { 2 })
+        }
+        _ => None,
+    };
+    Outcome::Gone { granted }
+}
+
 fn quit(record: Option<&mut Record>, who: &Requester) -> Outcome {
     let granted = match record {
-        Some(record) if record.holder.as_ref() == Some(who) => leave(record),
+        Some(record) if record.holder.as_ref() == Some(who) => leave(record, 2),
         Some(record) => {
             record.queue.retain(|w| w.who != *who);
             None
@@ -390,25 +564,29 @@ fn quit(record: Option<&mut Record>, who: &Requester) -> Outcome {
 }
 
 /// The holder is out: the head of the queue is granted the lock, if there is one.
-fn leave(record: &mut Record) -> Option<Requester> {
+fn leave(record: &mut Record, step: u64) -> Option<Granted> {
     dismiss(record);
     if record.queue.is_empty() {
         return None;
     }
     let head = record.queue.remove(0);
-    seat(record, head.who.clone(), head.mode, head.len);
-    Some(head.who)
+    seat(record, head.clone(), step);
+    Some(Granted {
+        epoch: record.epoch,
+        token: record.token,
+        to: head,
+    })
 }
 
-/// Begins a new holder's time.
-fn seat(record: &mut Record, who: Requester, mode: Mode, len: u32) {
-    // Two at a time: the odd token between them is the one that a holder may hand on without asking
-    // the store, so no number is ever used twice.
-    record.token += 2;
+/// Begins a new holder's time, under a token that is higher by `step`: one for a lease that was
+/// delegated, two for any other, so that the number between is the holder's to delegate under.
+fn seat(record: &mut Record, who: Waiter, step: u64) {
+    record.token += step;
     record.count = 0;
-    record.holder = Some(who);
-    record.mode = mode;
-    record.len = len;
+    record.holder = Some(who.who);
+    record.mode = who.mode;
+    record.beacon = who.beacon;
+    record.len = who.len;
 }
 
 /// Ends the present holder's time and remembers it.
@@ -421,11 +599,18 @@ fn dismiss(record: &mut Record) {
     }
 }
 
+/// The holder has shown that it lives: whoever observes it begins anew.
+fn extend(record: &mut Record, len: u32, beacon: bool) {
+    record.count += 1;
+    record.len = len;
+    record.beacon = beacon;
+}
+
 fn held(record: &Record) -> Outcome {
     Outcome::Held(Held {
         epoch: record.epoch,
         token: record.token,
         last: record.last.clone(),
-        waiters: record.queue.len(),
+        head: record.queue.first().cloned(),
     })
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use support::{Conduct, DiskFull, World, ms, told, until};
-use tab_lease::rules::{Command, Fresh, Held, Mode, Outcome, Requester, Sighting, Take};
+use tab_lease::rules::{Command, Fresh, Held, Mode, Outcome, Proof, Requester, Sighting, Take};
 use tab_lease::{
     BackingStore, Config, CrossProcessStoreLock, EXTEND_LEASE_EVERY_MS, INITIAL_BACKOFF_MS,
     LEASE_DURATION_MS, LockError, LossReason, MAX_BACKOFF_MS, MemoryStore,
@@ -34,8 +34,10 @@ fn take(tab: &str, len: u32) -> Take {
         who: requester(tab),
         mode: Mode::Exclusive,
         len,
+        at: 0,
+        beacon: false,
         join: false,
-        unchanged: None,
+        proof: Proof::None,
         ended: Vec::new(),
         fresh: Fresh { epoch: 9, token: 5 },
         wall: 0,
@@ -137,7 +139,7 @@ async fn s2_another_holder_is_refused_until_the_lease_has_expired() {
     assert_eq!(waiting.holder, requester("a"));
 
     let expired = Take {
-        unchanged: Some(waiting.sighting),
+        proof: Proof::Unchanged(waiting.sighting),
         ..take("b", 500)
     };
     let Outcome::Held(held) = ask(&store, Command::Take(expired)).await else {
@@ -638,6 +640,7 @@ async fn s10_the_settings_are_heeded() {
         heartbeat_ms: 300,
         initial_backoff_ms: 7,
         max_backoff_ms: 30,
+        ..Config::default()
     };
     let (lock, link) = world.configured("first", config);
     let guard = lock.try_lock_once().await.unwrap().unwrap();

@@ -1,12 +1,12 @@
 //! The browser's side: a `BroadcastChannel`, deaf while the page is frozen.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use js_sys::Array;
+use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use web_sys::{BroadcastChannel, MessageEvent};
 
-use super::{Carrier, Wake};
+use super::{Carrier, Hub, Wake};
 use crate::lifecycle::Lifecycle;
 
 struct Channel {
@@ -22,46 +22,44 @@ impl Drop for Channel {
 }
 
 impl Carrier for Channel {
-    fn send(&self, key: &str, tab: &str) {
-        let message = Array::of2(&key.into(), &tab.into());
+    fn send(&self, message: &[u8]) {
         // Fails where the channel is closed: the message is lost, as it may be.
-        let _ = self.channel.post_message(&message);
+        let _ = self.channel.post_message(&Uint8Array::from(message));
     }
 }
 
 impl Wake {
-    /// Wakes waiters in all tabs and workers of the origin that use a channel of that name.
-    /// Where there is no `BroadcastChannel`, only those that use this very object.
+    /// Connects all tabs and workers of the origin that use a channel of that name. Where there is no
+    /// `BroadcastChannel`, only those that use this very object.
     #[must_use]
     pub fn channel(name: &str) -> Self {
-        let wake = Self::local();
         let Ok(channel) = BroadcastChannel::new(name) else {
-            return wake;
+            return Self::with(None, false);
         };
-        let hub = Arc::downgrade(&wake.0);
-        let lifecycle = Lifecycle::watch();
-        let on_message = Closure::new(move |event: MessageEvent| {
-            // A frozen page still gets messages, but no answers from the store: a transaction
-            // opened now would stay open and block everybody.
-            if lifecycle.is_frozen() {
-                return;
+        Self(Arc::new_cyclic(|hub: &Weak<Hub>| {
+            let hub = hub.clone();
+            let lifecycle = Lifecycle::watch();
+            let on_message = Closure::new(move |event: MessageEvent| {
+                // A frozen page still gets messages, but no answers from the store: a transaction
+                // opened now would stay open and block everybody.
+                if lifecycle.is_frozen() {
+                    return;
+                }
+                if let (Some(hub), Ok(message)) =
+                    (hub.upgrade(), event.data().dyn_into::<Uint8Array>())
+                {
+                    hub.receive(&message.to_vec());
+                }
+            });
+            channel.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
+            Hub {
+                listeners: Default::default(),
+                carrier: Some(Box::new(Channel {
+                    channel,
+                    _on_message: on_message,
+                })),
+                complete: true,
             }
-            // Anybody may write to the channel.
-            let (Some(hub), Ok(message)) = (hub.upgrade(), event.data().dyn_into::<Array>()) else {
-                return;
-            };
-            let (key, tab) = (message.get(0).as_string(), message.get(1).as_string());
-            if let (Some(key), Some(tab)) = (key, tab) {
-                hub.ring(&key, &tab);
-            }
-        });
-        channel.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
-        let carrier = Channel {
-            channel,
-            _on_message: on_message,
-        };
-        // Nobody else has this hub yet.
-        let _ = wake.0.carrier.set(Box::new(carrier));
-        wake
+        }))
     }
 }

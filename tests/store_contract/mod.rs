@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tab_lease::platform::{MaybeSend, MaybeSync, sleep};
-use tab_lease::rules::{Command, Fresh, Held, Mode, Outcome, Requester, Take, Waiting};
+use tab_lease::rules::{Command, Fresh, Held, Mode, Outcome, Proof, Requester, Take, Waiting};
 use tab_lease::{BackingStore, CrossProcessStoreLock, EXTEND_LEASE_EVERY_MS, LEASE_DURATION_MS};
 
 /// Somewhere to keep leases, new for each scenario. Every [`Place::open`] is one more process (or
@@ -60,8 +60,10 @@ pub fn take(who: &Requester) -> Command {
         who: who.clone(),
         mode: Mode::Exclusive,
         len: LEASE_DURATION_MS,
+        at: 0,
+        beacon: false,
         join: false,
-        unchanged: None,
+        proof: Proof::None,
         ended: Vec::new(),
         fresh: Fresh {
             epoch: 7,
@@ -72,8 +74,12 @@ pub fn take(who: &Requester) -> Command {
 }
 
 fn renew(who: &Requester, token: u64, len: u32) -> Command {
-    let who = who.clone();
-    Command::Renew { who, token, len }
+    Command::Renew {
+        who: who.clone(),
+        token,
+        len,
+        beacon: false,
+    }
 }
 
 fn quit(who: &Requester) -> Command {

@@ -114,6 +114,7 @@ pub fn dead_record(len: u32) -> Record {
             request: 1,
         }),
         mode: Mode::Exclusive,
+        beacon: false,
         len,
         since: 0,
         queue: Vec::new(),
@@ -314,23 +315,8 @@ pub async fn told(guard: &CrossProcessStoreLockGuard) -> LeaseLost {
     told.expect("the holder is told of the loss")
 }
 
-/// Polls `future` at most so many times, then drops it: an await point each.
-pub async fn abandon_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|context| {
-        let poll = future.as_mut().poll(context);
-        left -= 1;
-        match poll {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
 /// Whether a future is ready now.
 pub async fn is_ready(future: impl Future) -> bool {
-    abandon_after(1, future).await.is_some()
+    let mut future = pin!(future);
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
 }

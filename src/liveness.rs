@@ -1,0 +1,53 @@
+//! Beacons: who has ended.
+//!
+//! A tab holds a *beacon* for as long as it lives, and others can wait for it to go out: in a browser
+//! a Web Lock of the document ([`Liveness::web_locks`]), natively whatever the operating system offers
+//! (a locked file, a pipe). That a tab has ended does not say that its lease has: it may have handed it
+//! on. So it is a proof for the [rules](crate::rules) to weigh, never more; and a tab that hangs keeps
+//! its beacon.
+
+#[cfg(target_arch = "wasm32")]
+mod web_locks;
+
+use std::sync::Arc;
+
+use crate::platform::{BoxFuture, MaybeSend, MaybeSync};
+
+/// Tells of this tab's life, and of others' end. A tab is named as in
+/// [`Requester::tab`](crate::rules::Requester): the holder's name, `#`, and a part that all the
+/// holders of one process share and no others.
+pub trait Beacon: MaybeSend + MaybeSync + 'static {
+    /// Whether this tab's own beacon is held already, so that others may go by it. Said too early, a
+    /// tab that lives is taken for dead.
+    fn is_lit(&self) -> bool;
+
+    /// Resolves when `tab`, which had its beacon lit, has ended; at once, if it has. Never, if there is
+    /// no telling. Dropping it stops the watch.
+    fn ended(&self, tab: &str) -> BoxFuture<()>;
+}
+
+/// A [`Beacon`], shared by locks. Clones are the same. See the [module](self).
+#[derive(Clone)]
+pub struct Liveness(Arc<dyn Beacon>);
+
+impl std::fmt::Debug for Liveness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Liveness").finish_non_exhaustive()
+    }
+}
+
+impl Liveness {
+    /// Goes by that beacon.
+    #[must_use]
+    pub fn by(beacon: impl Beacon) -> Self {
+        Self(Arc::new(beacon))
+    }
+
+    pub(crate) fn is_lit(&self) -> bool {
+        self.0.is_lit()
+    }
+
+    pub(crate) fn ended(&self, tab: &str) -> BoxFuture<()> {
+        self.0.ended(tab)
+    }
+}

@@ -1,0 +1,133 @@
+//! The browser's side: a Web Lock, which the browser releases when the document or worker ends.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use js_sys::{Function, Object, Promise, Reflect};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::AbortController;
+
+use super::{Beacon, Liveness};
+use crate::platform::{self, BoxFuture, Spawner};
+
+#[wasm_bindgen]
+extern "C" {
+    // web-sys counts it among the unstable ones.
+    #[derive(Clone)]
+    type LockManager;
+    #[wasm_bindgen(method, catch)]
+    fn request(
+        this: &LockManager,
+        name: &str,
+        options: &Object,
+        granted: &Function,
+    ) -> Result<Promise, JsValue>;
+}
+
+#[derive(Clone)]
+struct WebLocks {
+    /// None where there are none: outside of secure contexts, and in old browsers.
+    locks: Option<LockManager>,
+    lit: Rc<Cell<bool>>,
+}
+
+impl Liveness {
+    /// Beacons by Web Locks. This document's, or worker's, is lit with the first call and burns until
+    /// it ends. Where there are no Web Locks no beacon is ever lit.
+    #[must_use]
+    pub fn web_locks() -> Self {
+        thread_local!(static HERE: WebLocks = WebLocks::light());
+        HERE.with(|here| Self::by(here.clone()))
+    }
+}
+
+impl WebLocks {
+    fn light() -> Self {
+        let locks = Reflect::get(&js_sys::global(), &"navigator".into())
+            .and_then(|navigator| Reflect::get(&navigator, &"locks".into()))
+            .ok()
+            .filter(|locks| locks.is_object())
+            .map(JsCast::unchecked_into::<LockManager>);
+        let this = Self {
+            locks,
+            lit: Rc::default(),
+        };
+        if let Some(locks) = &this.locks {
+            let lit = Rc::clone(&this.lit);
+            let burn = Closure::once_into_js(move || {
+                lit.set(true);
+                // Never settles.
+                Promise::new(&mut |_, _| {})
+            });
+            let name = name(platform::process());
+            if let Ok(over) = locks.request(&name, &Object::new(), burn.unchecked_ref()) {
+                let lit = Rc::clone(&this.lit);
+                Spawner::current().spawn(async move {
+                    // Refused (a sandboxed frame), or stolen.
+                    drop(JsFuture::from(over).await);
+                    lit.set(false);
+                });
+            }
+        }
+        this
+    }
+}
+
+/// Stops waiting for a lock when it is dropped.
+struct Watch {
+    abort: AbortController,
+    over: Promise,
+    _granted: Closure<dyn FnMut()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.abort.abort();
+    }
+}
+
+impl Beacon for WebLocks {
+    fn is_lit(&self) -> bool {
+        self.lit.get()
+    }
+
+    fn ended(&self, tab: &str) -> BoxFuture<()> {
+        let watch = self.watch(tab);
+        Box::pin(async move {
+            if let Some(watch) = watch
+                && JsFuture::from(watch.over.clone()).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        })
+    }
+}
+
+impl WebLocks {
+    fn watch(&self, tab: &str) -> Option<Watch> {
+        let (_, process) = tab.rsplit_once('#')?;
+        let abort = AbortController::new().ok()?;
+        let options = Object::new();
+        // Shared: all who watch are told at once.
+        Reflect::set(&options, &"mode".into(), &"shared".into()).ok()?;
+        Reflect::set(&options, &"signal".into(), &abort.signal()).ok()?;
+        // Granted, it is given back at once.
+        let granted = Closure::new(|| {});
+        let callback = granted.as_ref().unchecked_ref();
+        let over = self
+            .locks
+            .as_ref()?
+            .request(&name(process), &options, callback);
+        Some(Watch {
+            abort,
+            over: over.ok()?,
+            _granted: granted,
+        })
+    }
+}
+
+fn name(process: &str) -> String {
+    ["tab-lease#", process].concat()
+}

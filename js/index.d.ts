@@ -50,7 +50,8 @@ export interface Lease {
   readonly token: number;
   /**
    * Whether another holder had the lock since this tab last did: what this tab has cached of the
-   * protected data is out of date. In a tab that never held it: true, unless nobody ever did.
+   * protected data is out of date. In a tab that never held it: true, unless nobody ever did. Never
+   * false when another tab held; true without need only where a hand-over was lost on its way.
    */
   readonly dirty: boolean;
   /**
@@ -59,8 +60,10 @@ export interface Lease {
    */
   readonly signal: AbortSignal;
   /**
-   * Releases the lease. Resolves when the next tab can have the lock. Never rejects: if IndexedDB
-   * cannot be told, the lease lapses by itself. A second call changes nothing.
+   * Releases the lease. Resolves when the next tab can have the lock: it was handed to the one that has
+   * waited longest, or stays with this tab for a heartbeat, where taking it again costs nothing and
+   * another tab's call ends that at once. Never rejects: if IndexedDB cannot be told, the lease lapses by
+   * itself. A second call changes nothing.
    */
   release(): Promise<void>;
   /** For `await using lease = await acquire(…)`: releases at the end of the block. */
@@ -89,7 +92,7 @@ export interface HeldLockInfo extends LockInfo {
 
 /**
  * Who holds and who waits, as recorded. A tab that crashed is still listed until its lease has been
- * taken over.
+ * taken over, and one that released the lock with nobody waiting for up to a heartbeat.
  */
 export interface LockManagerSnapshot {
   /** Who holds, one entry a name. */
@@ -108,11 +111,15 @@ export interface LocksSettings {
    */
   holder?: string;
   /**
-   * How long a lease is good without a renewal, in whole ms, from 10 to 600 000: how long others
-   * wait after this tab crashed or hung. Default: 500.
+   * How long a lease is good without a renewal, in whole ms, from 10 to 600 000: how long those who wait
+   * wait on after this tab hung, or crashed where there are no Web Locks to tell them. Default: 500.
+   *
+   * While nobody waits, and where there are Web Locks, a lease is ten times as long and renewed only
+   * three times in that time; the first tab that waits brings `leaseMs` back at once. So a tab that hangs
+   * with nobody waiting yet keeps the lock from one that comes later for up to ten times `leaseMs`.
    */
   leaseMs?: number;
-  /** How often it is renewed, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */
+  /** How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */
   heartbeatMs?: number;
   /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
   storeTimeoutMs?: number;
@@ -152,8 +159,8 @@ export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
 /**
  * Takes the lock if it is free, or held by this tab already. Never waits for another holder.
  *
- * The lease of a tab that crashed counts as held until it was seen to stand still for its whole
- * length, so try again after that.
+ * The lock of a tab that crashed is taken over at once where there are Web Locks. Else its lease counts
+ * as held until it was seen to stand still for its whole length, so try again after that.
  *
  * @returns the lease, or `null` if somebody else holds it.
  * @throws as {@link acquire}, without the timeout.

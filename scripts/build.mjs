@@ -10,7 +10,7 @@ import { setupBuild } from "./setup.mjs";
 const SHIPPED = ["pkg/tab_lease_bg.wasm", "pkg/tab_lease.js", "js/index.js"];
 
 /** The most that all of it may weigh, brotli-compressed, in bytes. */
-const BUDGET = 55_000;
+const BUDGET = 66_000;
 
 const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : []);
 

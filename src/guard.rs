@@ -1,11 +1,11 @@
 //! A held lock: dropping the last guard releases it, [`lost`](CrossProcessStoreLockGuard::lost)
 //! resolves when it is gone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::error::{LeaseLost, LossReason};
 use crate::participant::Holding;
@@ -39,7 +39,11 @@ pub(crate) struct Tenure {
     guards: AtomicUsize,
     /// Microseconds on `clock` until which the lease is good, margin taken off.
     good_until: AtomicU64,
-    phase: watch::Sender<Phase>,
+    phase: Mutex<Phase>,
+    /// Tells of a new phase …
+    changed: Notify,
+    /// … and of one that is the last.
+    ended: Notify,
     /// The last guard was dropped, or somebody wants the lock: the heartbeat looks now, not at its next
     /// beat.
     pub(crate) stirred: Notify,
@@ -56,7 +60,9 @@ impl Tenure {
             clock,
             guards: AtomicUsize::new(0),
             good_until: AtomicU64::new(0),
-            phase: watch::Sender::new(Phase::Held),
+            phase: Mutex::new(Phase::Held),
+            changed: Notify::new(),
+            ended: Notify::new(),
             stirred: Notify::new(),
             outdated: AtomicBool::new(false),
         };
@@ -73,12 +79,20 @@ impl Tenure {
         Duration::from_micros(self.good_until.load(Ordering::Acquire))
     }
 
-    pub(crate) fn finish(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+    pub(crate) fn enter(&self, phase: Phase) {
+        *self.lock() = phase;
+        self.changed.notify_waiters();
+        if matches!(phase, Phase::Released | Phase::Lost(_)) {
+            self.ended.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        *self.lock()
     }
 
     pub(crate) fn is_used(&self) -> bool {
@@ -89,7 +103,7 @@ impl Tenure {
     pub(crate) fn guard(self: &Arc<Self>) -> CrossProcessStoreLockGuard {
         if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
             // Whoever waits for the release of an earlier guard need not wait any longer.
-            self.phase.send_replace(Phase::Held);
+            self.enter(Phase::Held);
             if self.told.load(Ordering::Acquire) {
                 self.dirty.store(false, Ordering::Release);
             }
@@ -164,17 +178,19 @@ impl CrossProcessStoreLockGuard {
     /// Resolves when the lease is lost; never, if it is released before. What the lock protects must
     /// not be written from then on. The future may outlive the guard, and does not keep the lock.
     pub fn lost(&self) -> impl Future<Output = LeaseLost> + use<> {
-        let mut phase = self.tenure.phase.subscribe();
-        let token = self.tenure.token;
+        let tenure = Arc::clone(&self.tenure);
         async move {
             loop {
-                if let Phase::Lost(reason) = *phase.borrow_and_update() {
-                    return LeaseLost { token, reason };
-                }
-                if phase.changed().await.is_err() {
-                    std::future::pending::<()>().await;
+                let ended = tenure.ended.notified();
+                let token = tenure.token;
+                match tenure.phase() {
+                    Phase::Lost(reason) => return LeaseLost { token, reason },
+                    Phase::Released => break,
+                    Phase::Held | Phase::Lingering => ended.await,
                 }
             }
+            drop(tenure);
+            std::future::pending().await
         }
     }
 
@@ -185,12 +201,13 @@ impl CrossProcessStoreLockGuard {
     pub async fn release(self) {
         let tenure = Arc::clone(&self.tenure);
         drop(self);
-        let mut phase = tenure.phase.subscribe();
         let told = async {
-            while *phase.borrow_and_update() == Phase::Held && !tenure.is_used() {
-                if phase.changed().await.is_err() {
+            loop {
+                let changed = tenure.changed.notified();
+                if tenure.phase() != Phase::Held || tenure.is_used() {
                     return;
                 }
+                changed.await;
             }
         };
         tokio::select! {

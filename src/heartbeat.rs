@@ -32,16 +32,16 @@ pub(crate) async fn keep<S: BackingStore>(shared: Arc<Shared<S>>, tenure: Arc<Te
         End::Lost(quit) => _ = shared.quit(quit).await,
         End::Released(Some(Release::Quit(quit))) => {
             shared.quit(quit).await;
-            tenure.finish(Phase::Released);
+            tenure.enter(Phase::Released);
         }
         End::Released(Some(Release::Delegate(grant, pass))) => {
             shared.tell(&Message::Grant(grant.clone()));
-            tenure.finish(Phase::Released);
+            tenure.enter(Phase::Released);
             // Callers that come now need not wait for what follows the message.
             shared.wake();
             return shared.pass(&grant, &pass).await;
         }
-        End::Released(None) => tenure.finish(Phase::Released),
+        End::Released(None) => tenure.enter(Phase::Released),
     }
     shared.wake();
 }
@@ -100,7 +100,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                     tracing::debug!(key = shared.key, token = tenure.token, "lock released");
                     return End::Released(state.release(sent, shared.is_mute()));
                 }
-                tenure.finish(Phase::Lingering);
+                tenure.enter(Phase::Lingering);
             } else if !state.tries.is_empty() {
                 // Somebody here was faster than those who try elsewhere.
                 let tries = std::mem::take(&mut state.tries);

@@ -6,14 +6,16 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use js_sys::{Array, Object, Promise, Reflect};
+use tokio::sync::Notify;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 
-use crate::rules::{Mode, Requester};
+use crate::rules::{MAX_LEASE_MS, Mode, Requester};
 use crate::store::indexed_db::{Cause, IndexedDbError};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IndexedDbStore, Liveness, LockError,
@@ -49,6 +51,7 @@ impl RawLocks {
         let config = Config {
             lease_ms,
             heartbeat_ms,
+            idle_lease_ms: lease_ms.saturating_mul(10).min(MAX_LEASE_MS),
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
@@ -126,7 +129,8 @@ impl RawLock {
                     let guard = guard.map_err(reject)?;
                     let (token, dirty) = (guard.token() as f64, guard.dirty());
                     let guard = RefCell::new(Some(guard));
-                    Ok(RawLease { guard, token, dirty }.into())
+                    let released = Rc::default();
+                    Ok(RawLease { guard, released, token, dirty }.into())
                 }
                 () = cancelled => Ok(JsValue::UNDEFINED),
             }
@@ -138,6 +142,8 @@ impl RawLock {
 #[wasm_bindgen]
 pub struct RawLease {
     guard: RefCell<Option<CrossProcessStoreLockGuard>>,
+    /// Ends the waiting for a loss: the lock may stay with this tab for hours, and be taken often.
+    released: Rc<Notify>,
     /// The fencing token, below 2⁵³.
     #[wasm_bindgen(readonly)]
     pub token: f64,
@@ -151,11 +157,16 @@ impl RawLease {
     /// Resolves with `{ code }` when the lease is lost; never, if it is released before.
     pub fn lost(&self) -> Promise {
         let lost = self.guard.borrow().as_ref().map(|guard| guard.lost());
+        let released = Rc::clone(&self.released);
         promise(async move {
             let Some(lost) = lost else {
                 return std::future::pending().await;
             };
-            let lost = lost.await;
+            let lost = tokio::select! {
+                biased;
+                lost = lost => lost,
+                () = released.notified() => return std::future::pending().await,
+            };
             let code = match lost.reason {
                 LossReason::Superseded => "LEASE_SUPERSEDED",
                 LossReason::Expired => "LEASE_EXPIRED",
@@ -165,9 +176,10 @@ impl RawLease {
         })
     }
 
-    /// Releases; resolves when the store knows. A second call does nothing.
+    /// Releases; resolves when the next one can have the lock. A second call does nothing.
     pub fn release(&self) -> Promise {
         let guard = self.guard.take();
+        self.released.notify_one();
         promise(async move {
             if let Some(guard) = guard {
                 guard.release().await;

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::error::{ConfigError, LockError, LossReason};
@@ -92,7 +92,7 @@ impl<S: BackingStore> std::fmt::Debug for CrossProcessStoreLock<S> {
     }
 }
 
-pub(crate) struct Shared<S> {
+pub(crate) struct Shared<S: BackingStore> {
     pub(crate) store: S,
     pub(crate) key: String,
     holder: String,
@@ -100,6 +100,9 @@ pub(crate) struct Shared<S> {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     state: Mutex<State>,
+    /// What came of a take, for the caller that sent it, if it is still there: the take's number, and how
+    /// it failed if it did.
+    answer: Mutex<Option<(u64, Result<Answer, S::Error>)>>,
     /// Tells callers to look again: a tenure has begun or ended here, or a message has come.
     changed: Notify,
     /// Tells callers that share a take that it was answered. Not by `changed`: a waiter in its pause
@@ -198,6 +201,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             config,
             clock: Clock::start(),
             state: Mutex::new(state),
+            answer: Mutex::new(None),
             changed: Notify::new(),
             answered: Notify::new(),
             wake: OnceLock::new(),
@@ -478,59 +482,44 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     ) -> Result<Option<CrossProcessStoreLockGuard>, LockError<S::Error>> {
         let shared = &self.shared;
         let called_at = shared.state().takes;
+        let mut sent = None;
         let mut late = false;
         loop {
             let changed = shared.changed.notified();
             let answered = shared.answered.notified();
-            let answer = {
+            {
                 let mut state = shared.state();
                 let now = shared.clock.now();
+                // Also in the middle of a take: a message may begin the lease before the store has
+                // answered, which may take long.
                 if let Some(guard) = state.good_tenure(shared, now) {
                     return Ok(Some(guard));
+                }
+                if let Some((_, answer)) = shared.answer_to(sent) {
+                    sent = None;
+                    if answer.map_err(LockError::Store)? == Answer::Late {
+                        tracing::debug!(key = shared.key, "lease over before it began");
+                        // Once is a pause of this process. Twice, the store is slower than the lease,
+                        // or the lease is shorter than the margin; whoever goes on asking pauses first.
+                        if late {
+                            return Ok(None);
+                        }
+                        late = true;
+                    }
                 }
                 if state.refused > called_at {
                     // A take that was sent after this call began has been refused just now.
                     return Ok(None);
                 }
                 // Of a request that has ended nobody waits for an answer.
-                let taking = state.taking.is_some() && state.taking == state.participant.request();
-                (!taking).then(|| shared.take(&mut state, now, join))
-            };
-            let Some(mut answer) = answer else {
-                tokio::select! {
-                    biased;
-                    () = answered => {}
-                    () = changed => {}
+                if state.taking.is_none() || state.taking != state.participant.request() {
+                    sent = Some(shared.take(&mut state, now, join));
                 }
-                continue;
-            };
-            // A message may begin the lease before the store has answered, which may take long.
-            let mut changed = std::pin::pin!(changed);
-            let answer = loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut answer => break answer,
-                    () = &mut changed => {
-                        changed.set(shared.changed.notified());
-                        let now = shared.clock.now();
-                        if let Some(guard) = shared.state().good_tenure(shared, now) {
-                            return Ok(Some(guard));
-                        }
-                    }
-                }
-            };
-            // The task ends by answering, unless its runtime does.
-            let Ok(answer) = answer else {
-                return Ok(None);
-            };
-            if answer.map_err(LockError::Store)? == Answer::Late {
-                tracing::debug!(key = shared.key, "lease over before it began");
-                // Once is a pause of this process. Twice, the store is slower than the lease,
-                // or the lease is shorter than the margin; whoever goes on asking pauses first.
-                if late {
-                    return Ok(None);
-                }
-                late = true;
+            }
+            tokio::select! {
+                biased;
+                () = answered => {}
+                () = changed => {}
             }
         }
     }
@@ -546,7 +535,7 @@ enum Watch {
 }
 
 #[derive(PartialEq, Eq)]
-enum Answer {
+pub(crate) enum Answer {
     /// The state says what came of it.
     Heard,
     Late,
@@ -565,13 +554,8 @@ impl<S: BackingStore> Shared<S> {
         self.liveness.get().is_some_and(Liveness::is_lit)
     }
 
-    /// Sends a take, in a task of its own, and resolves with what came of it.
-    fn take(
-        self: &Arc<Self>,
-        state: &mut State,
-        sent: Duration,
-        join: bool,
-    ) -> oneshot::Receiver<Result<Answer, S::Error>> {
+    /// Sends a take, in a task of its own. Answers with its number: see `answer`.
+    fn take(self: &Arc<Self>, state: &mut State, sent: Duration, join: bool) -> u64 {
         let ask = Ask {
             request: next_request(),
             join,
@@ -585,7 +569,7 @@ impl<S: BackingStore> Shared<S> {
             participant.take(&past, sent, ask)
         };
         state.taking = Some(take.who.request);
-        let (tell, told) = oneshot::channel();
+        let number = state.takes;
         let shared = Arc::clone(self);
         Spawner::current().spawn(async move {
             let command = Command::Take(take.clone());
@@ -603,11 +587,15 @@ impl<S: BackingStore> Shared<S> {
                     }
                 }
             };
-            // Nobody may be left to hear it.
-            let _ = tell.send(answer);
+            *lock(&shared.answer) = Some((number, answer));
             shared.answered.notify_waiters();
         });
-        told
+        number
+    }
+
+    /// What came of the take of that number, once.
+    fn answer_to(&self, take: Option<u64>) -> Option<(u64, Result<Answer, S::Error>)> {
+        lock(&self.answer).take_if(|(number, _)| Some(*number) == take)
     }
 
     fn taken(
@@ -852,7 +840,7 @@ impl State {
     pub(crate) fn lose(&mut self, reason: LossReason) {
         if let Some(tenure) = self.tenure.take() {
             tracing::warn!(token = tenure.token, %reason, "lease lost");
-            tenure.finish(Phase::Lost(reason));
+            tenure.enter(Phase::Lost(reason));
             tenure.stirred.notify_one();
         }
         self.reserved = None;

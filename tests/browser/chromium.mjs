@@ -85,6 +85,14 @@ export async function launch({ answer } = {}) {
       await page.send("Page.setWebLifecycleState", { state: "frozen" });
     },
 
+    /** Kills the renderer of a tab. The tab is of no further use; close it. */
+    async crash(tab) {
+      const page = await context.newCDPSession(tab);
+      const crashed = new Promise((resolve) => tab.once("crash", resolve));
+      page.send("Page.crash").catch(() => {});
+      await crashed;
+    },
+
     /** How many renderer processes show pages of ours. */
     async renderers() {
       const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");

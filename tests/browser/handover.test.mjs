@@ -58,6 +58,131 @@ test("G3 progress: after a release the longest-waiting tab gets the lock", async
   assert.deepEqual(tokens, [first + 1, first + 2, first + 3, first + 4]);
 });
 
+/** Keeps a readwrite transaction over all leases open in a tab, until `window.unblock()`. */
+const block = (tab) =>
+  tab.evaluate(async () => {
+    const db = await new Promise((resolve) => {
+      indexedDB.open("tab-lease").onsuccess = ({ target }) => resolve(target.result);
+    });
+    const store = db.transaction("leases", "readwrite").objectStore("leases");
+    let blocks = true;
+    window.unblock = () => (blocks = false);
+    await new Promise((resolve) => {
+      const again = () => {
+        resolve();
+        if (blocks) store.get("none").onsuccess = again;
+        else db.close();
+      };
+      store.get("none").onsuccess = again;
+    });
+  });
+
+test("one hop: the next tab has the lock while the store answers nobody", async () => {
+  const name = fresh();
+  const [holder, waiter, blocker] = [await open(), await open(), await open()];
+  const settings = { leaseMs: 60_000 };
+  const token = await holder.evaluate(
+    async ([name, settings]) => (window.lease = await tabLease.createLocks(settings).acquire(name)).token,
+    [name, settings],
+  );
+  const got = waiter.evaluate(
+    async ([name, settings]) => {
+      window.lease = await tabLease.createLocks(settings).acquire(name);
+      return { token: lease.token, dirty: lease.dirty, aborted: lease.signal.aborted };
+    },
+    [name, settings],
+  );
+  await until("it waits", async () => (await waiters(holder, name)) === 1);
+  await block(blocker);
+  await holder.evaluate(() => lease.release());
+  assert.deepEqual(await got, { token: token + 1, dirty: true, aborted: false });
+  await blocker.evaluate(() => unblock());
+  await until("it is in the record", () =>
+    waiter.evaluate(async (name) => (await tabLease.query()).held.some((held) => held.name === name && held.token === lease.token), name),
+  );
+  assert.equal(await waiter.evaluate(() => lease.signal.aborted), false);
+});
+
+test("a released lock lingers: taking it again touches no store, and another tab gets it at once", async () => {
+  const name = fresh();
+  const [tab, other] = [await open(), await open()];
+  const { writes, tokens, dirty } = await tab.evaluate(async (name) => {
+    let writes = 0;
+    const { put } = IDBObjectStore.prototype;
+    IDBObjectStore.prototype.put = function (...args) {
+      writes++;
+      return put.apply(this, args);
+    };
+    // A beat so long that none comes in between.
+    const locks = (window.locks = tabLease.createLocks({ leaseMs: 60_000 }));
+    const tokens = new Set();
+    const dirty = [];
+    for (let n = 0; n < 20; n++) {
+      const lease = await locks.acquire(name);
+      tokens.add(lease.token);
+      dirty.push(lease.dirty);
+      await lease.release();
+    }
+    return { writes, tokens: tokens.size, dirty: dirty.filter(Boolean).length };
+  }, name);
+  assert.deepEqual({ writes, tokens, dirty }, { writes: 1, tokens: 1, dirty: 0 });
+  // Its beat is six seconds away: no poll could have got it.
+  assert.ok(await other.evaluate(async (name) => (await tabLease.acquire(name, { timeout: 2_000 })).release().then(() => true), name));
+});
+
+test("G3 progress: the lock of a renderer that is killed goes to the next tab at once", async () => {
+  const waiter = await open();
+  const delays = [];
+  for (let round = 0; round < 7; round++) {
+    const name = fresh();
+    const holder = await open();
+    // Without the beacon it would take a minute.
+    await holder.evaluate(async (name) => void (window.lease = await tabLease.createLocks({ leaseMs: 60_000 }).acquire(name)), name);
+    const got = waiter.evaluate(async (name) => {
+      const lease = await tabLease.acquire(name, { timeout: 30_000 });
+      return { at: Date.now(), dirty: lease.dirty };
+    }, name);
+    await until("it waits", async () => (await waiters(waiter, name)) === 1);
+    // … and has begun to watch the holder.
+    await until("it watches", () => waiter.evaluate(async () => (await navigator.locks.query()).pending.length === 1));
+    const killed = Date.now();
+    await browser.crash(holder);
+    const { at, dirty } = await got;
+    delays.push(at - killed);
+    assert.equal(dirty, true);
+  }
+  // The median: a busy machine may wake anybody late now and then.
+  const median = delays.sort((a, b) => a - b)[3];
+  assert.ok(median <= 150, `${delays.join(", ")} ms after the kill`);
+});
+
+test("without Web Locks the lock of a renderer that is killed lapses", async () => {
+  const name = fresh();
+  const [holder, waiter] = [await open(), await open()];
+  for (const tab of [holder, waiter]) {
+    await tab.evaluate(() => Object.defineProperty(navigator, "locks", { value: undefined }));
+  }
+  const token = await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)).token, name);
+  const got = waiter.evaluate(async (name) => (await tabLease.acquire(name, { timeout: 20_000 })).token, name);
+  await until("it waits", async () => (await waiters(waiter, name)) === 1);
+  await browser.crash(holder);
+  assert.equal(await got, token + 2);
+});
+
+test("an idle lease costs few writes, and is short again when somebody waits", async () => {
+  const name = fresh();
+  const [holder, waiter] = [await open(), await open()];
+  const leaseMs = () =>
+    holder.evaluate(async (name) => (await tabLease.query()).held.find((held) => held.name === name)?.leaseMs, name);
+  await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
+  await until("it is idle", async () => (await leaseMs()) === 5_000);
+  const got = waiter.evaluate(async (name) => void (await tabLease.acquire(name)), name);
+  await until("it is short again", async () => (await leaseMs()) === 500);
+  assert.equal(await holder.evaluate(() => lease.signal.aborted), false);
+  await holder.evaluate(() => lease.release());
+  await got;
+});
+
 test("without BroadcastChannel the lock is handed over all the same", async () => {
   const name = fresh();
   const [holder, waiter] = [await open(), await open()];

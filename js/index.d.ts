@@ -114,9 +114,9 @@ export interface LocksSettings {
    * How long a lease is good without a renewal, in whole ms, from 10 to 600 000: how long those who wait
    * wait on after this tab hung, or crashed where there are no Web Locks to tell them. Default: 500.
    *
-   * While nobody waits, and where there are Web Locks, a lease is ten times as long and renewed only
+   * While nobody waits, and where there are Web Locks, a lease is at least 5 000 ms long and renewed only
    * three times in that time; the first tab that waits brings `leaseMs` back at once. So a tab that hangs
-   * with nobody waiting yet keeps the lock from one that comes later for up to ten times `leaseMs`.
+   * with nobody waiting yet keeps the lock from one that comes later for up to 5 000 ms.
    */
   leaseMs?: number;
   /** How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */

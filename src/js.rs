@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 
-use crate::rules::{MAX_LEASE_MS, Mode, Requester};
+use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Cause, IndexedDbError};
 use crate::{
-    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IndexedDbStore, Liveness, LockError,
-    LossReason, Wake,
+    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IDLE_LEASE_MS, IndexedDbStore,
+    Liveness, LockError, LossReason, Wake,
 };
 
 /// Smaller by 2 kB (brotli) than the one that comes with the target.
@@ -51,7 +51,7 @@ impl RawLocks {
         let config = Config {
             lease_ms,
             heartbeat_ms,
-            idle_lease_ms: lease_ms.saturating_mul(10).min(MAX_LEASE_MS),
+            idle_lease_ms: IDLE_LEASE_MS.max(lease_ms),
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());

@@ -102,7 +102,7 @@ pub(crate) struct Shared<S: BackingStore> {
     state: Mutex<State>,
     /// What came of a take, for the caller that sent it, if it is still there: the take's number, and how
     /// it failed if it did.
-    answer: Mutex<Option<(u64, Result<Answer, S::Error>)>>,
+    answer: Mutex<Option<Answered<S::Error>>>,
     /// Tells callers to look again: a tenure has begun or ended here, or a message has come.
     changed: Notify,
     /// Tells callers that share a take that it was answered. Not by `changed`: a waiter in its pause
@@ -449,7 +449,8 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                         sleep(pause).await;
                         let now = shared.clock.now();
                         let moving = shared.state().participant.is_moving(since, now);
-                        if !moving || watch == Watch::Spin {
+                        // No pause at all: there is a reason to ask now, and resting would spin.
+                        if !moving || watch == Watch::Spin || pause.is_zero() {
                             return;
                         }
                     }
@@ -525,6 +526,9 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     }
 }
 
+/// What came of the take of that number.
+type Answered<E> = (u64, Result<Answer, E>);
+
 /// How a caller that waits watches the lease.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
@@ -594,7 +598,7 @@ impl<S: BackingStore> Shared<S> {
     }
 
     /// What came of the take of that number, once.
-    fn answer_to(&self, take: Option<u64>) -> Option<(u64, Result<Answer, S::Error>)> {
+    fn answer_to(&self, take: Option<u64>) -> Option<Answered<S::Error>> {
         lock(&self.answer).take_if(|(number, _)| Some(*number) == take)
     }
 

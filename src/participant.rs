@@ -368,13 +368,14 @@ impl Participant {
         Some(pace.min(self.ripe_in(now)?))
     }
 
-    /// Whether a waiter that was going to look need not: since `since` it has heard that the lock goes on
-    /// without it, and its place in the queue is no older than a lease.
+    /// Whether a waiter that has paused since `since` need not look yet: meanwhile it has heard that the
+    /// lock goes on without it, and its last look is no older than a lease. A pause of nothing heard
+    /// nothing.
     #[must_use]
     pub fn is_moving(&self, since: Now, now: Now) -> bool {
         self.observation.as_ref().is_some_and(|seen| {
             let moved = seen.moved.is_some_and(|moved| moved >= since);
-            moved && seen.queued && now < seen.at + seen.len
+            moved && since < now && seen.queued && now < seen.at + seen.len
         })
     }
 

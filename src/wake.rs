@@ -115,6 +115,10 @@ impl Wake {
         Self::with(Some(Box::new(send)), true)
     }
 
+    #[allow(
+        clippy::arc_with_non_send_sync,
+        reason = "natively it is both; on wasm there are no threads"
+    )]
     fn with(carrier: Option<Box<dyn Carrier>>, complete: bool) -> Self {
         Self(Arc::new(Hub {
             listeners: Mutex::default(),

@@ -2001,6 +2001,7 @@ fn a_waiter_that_hears_the_lock_go_on_need_not_look() {
     tab.granted(ms(100), &moving_on());
     assert!(tab.participant.is_moving(ms(100), ms(110)));
     assert!(!tab.participant.is_moving(ms(101), ms(110)), "heard before");
+    assert!(!tab.participant.is_moving(ms(100), ms(100)), "no pause");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The real lock code on the memory store, in thousands of random schedules: up to eight tabs and
-//! more that come after a crash, with stores that are late, fail and lose answers, tabs that freeze
-//! and crash, callers that give up, wall clocks that jump, and leases taken away by force.
+//! more that come after a crash, with stores that are late, fail and lose answers, messages that are
+//! late, lost and repeated, beacons that come on and go out late, tabs without either, tabs that
+//! freeze and crash, several lock objects in one tab, callers that give up, wall clocks that jump, and
+//! leases taken away by force.
 //!
 //! Everything follows from a seed, and time is virtual, so a failure can be looked at again:
 //!
@@ -8,11 +10,12 @@
 //! - `TAB_LEASE_SEED=4711 cargo test --test simulation random` plays one, and prints all that happens.
 //!
 //! Where things are: [`tab`] is a tab that can be frozen, [`link`] its disturbed way to the store,
-//! [`user`] what its code does, [`world`] the judge, [`schedule`] what happens when.
+//! [`voice`] the one to other tabs, [`user`] what its code does, [`world`] the judge, [`schedule`] what happens when.
 //!
 //! Not simulated: clocks that run at different rates or in coarse steps (all clocks here show whole
 //! ms), a freeze in the middle of synchronous code (as between asking `is_held` and writing: that is
-//! what tokens are for), a deleted or damaged record, two lock objects of one tab at the same time.
+//! what tokens are for), a deleted or damaged record, fenced transactions (the data here is no part of
+//! the store).
 #![cfg(not(target_arch = "wasm32"))]
 
 #[path = "simulation/link.rs"]
@@ -23,14 +26,16 @@ mod schedule;
 mod tab;
 #[path = "simulation/user.rs"]
 mod user;
+#[path = "simulation/voice.rs"]
+mod voice;
 #[path = "simulation/world.rs"]
 mod world;
 
 use std::io::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schedule::play;
 use world::Counts;
@@ -52,6 +57,26 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// What a worker plays, and since when.
+type Playing = Mutex<Option<(u64, Instant)>>;
+
+/// A tab that runs on without ever waiting stops virtual time, and cannot be stopped itself: ends the
+/// test, and says which schedule it was. Ends when all workers have.
+fn watch(playing: &[Playing], done: mpsc::Receiver<()>) {
+    const LONG: Duration = Duration::from_secs(60);
+    while done.recv_timeout(Duration::from_secs(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        for playing in playing {
+            let playing = *playing.lock().unwrap();
+            if let Some((seed, _)) = playing.filter(|(_, since)| since.elapsed() > LONG) {
+                say(&format!(
+                    "seed {seed} failed: a tab runs on and never waits"
+                ));
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
 #[test]
 fn random_schedules_break_no_guarantee() {
     if let Some(seed) = setting("TAB_LEASE_SEED") {
@@ -66,15 +91,24 @@ fn random_schedules_break_no_guarantee() {
     let played = AtomicU64::new(0);
     let failed = Mutex::new(None::<u64>);
     let counts = Mutex::new(Counts::default());
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let playing: Vec<_> = (0..workers).map(|_| Mutex::new(None)).collect();
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
+        let (busy, done) = mpsc::channel();
+        scope.spawn(|| watch(&playing, done));
+        for playing in &playing {
+            let busy: mpsc::Sender<()> = busy.clone();
+            let (next, played, failed, counts) = (&next, &played, &failed, &counts);
+            scope.spawn(move || {
+                let _busy = busy;
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= schedules || failed.lock().unwrap().is_some() {
                         return;
                     }
+                    *playing.lock().unwrap() = Some((seed, Instant::now()));
                     let story = play(seed, false);
+                    *playing.lock().unwrap() = None;
                     played.fetch_add(1, Ordering::Relaxed);
                     counts.lock().unwrap().add(&story.counts);
                     if story.failure.is_some() {
@@ -84,6 +118,7 @@ fn random_schedules_break_no_guarantee() {
                 }
             });
         }
+        drop(busy);
     });
     let (played, seconds) = (played.into_inner(), started.elapsed().as_secs_f32());
     say(&format!("simulation: {played} schedules in {seconds:.1} s"));

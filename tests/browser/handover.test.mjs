@@ -183,6 +183,36 @@ test("an idle lease costs few writes, and is short again when somebody waits", a
   await got;
 });
 
+test("wall clocks that jump by a day or a year, back and forth, steal nothing and wedge nothing", async () => {
+  const name = fresh();
+  const [holder, waiter] = [await open(), await open()];
+  const DAY = 24 * 3600 * 1000;
+  const jump = (tab, by) =>
+    tab.evaluate((by) => {
+      const now = (window.wallClock ??= Date.now);
+      Date.now = () => now.call(Date) + by;
+    }, by);
+  for (const [here, there] of [[DAY, -DAY], [-DAY, DAY], [-365 * DAY, 365 * DAY], [365 * DAY, -365 * DAY]]) {
+    await jump(holder, here);
+    const token = await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)).token, name);
+    await jump(waiter, there);
+    const got = waiter.evaluate(async (name) => {
+      window.lease = await tabLease.acquire(name);
+      return lease.token;
+    }, name);
+    await until("it waits", async () => (await waiters(holder, name)) === 1);
+    await jump(holder, there);
+    await jump(waiter, here);
+    // Longer than two leases, by a clock that did not jump.
+    await holder.evaluate(() => new Promise((resolve) => setTimeout(resolve, 1_200)));
+    assert.equal(await holder.evaluate(() => lease.signal.aborted), false, "nothing was stolen");
+    assert.equal(await waiters(holder, name), 1);
+    await holder.evaluate(() => lease.release());
+    assert.equal(await got, token + 1, "and nothing wedged");
+    await waiter.evaluate(() => lease.release());
+  }
+});
+
 test("without BroadcastChannel the lock is handed over all the same", async () => {
   const name = fresh();
   const [holder, waiter] = [await open(), await open()];

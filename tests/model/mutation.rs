@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use tab_lease::participant::Now;
-use tab_lease::rules::{self, Command, Outcome, Record};
+use tab_lease::participant::{Grant, Now};
+use tab_lease::rules::{self, Command, Granted, Mode, Outcome, Proof, Record, Requester, Waiter};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
@@ -43,6 +43,22 @@ pub enum Mutation {
     LastForgotten,
     /// A lease is over when the wall clock says so.
     WallClockDecides,
+    /// A grant inside a transaction adds one to the token, as a delegation does.
+    GrantsAddOne,
+    /// A delegation adds two, as a grant inside a transaction does.
+    DelegationAddsTwo,
+    /// A pass gives the lock to whom it names, whoever waits.
+    PassToAnybody,
+    /// A take by delegation takes, whoever waits.
+    DelegatedTakeByAnybody,
+    /// A take by delegation does not look who holds.
+    DelegatedTakeNotRechecked,
+    /// A takeover from the dead does not look who holds.
+    DeadNotRechecked,
+    /// A claim does not look who holds.
+    ClaimOfAnyLease,
+    /// A claim of what was passed already does not bump the count.
+    PassedClaimNotCounted,
     /// The fence does not look at epoch and holder.
     FenceByTokenAlone,
     /// The fence is another transaction than the write.
@@ -73,6 +89,38 @@ pub enum Mutation {
     EndedStillHeld,
     /// Clocks are taken for exact.
     NoMargin,
+
+    // ---- Handing over ----
+    /// A delegated lease is good for its remainder from when the message is heard.
+    GrantValidFromReceipt,
+    /// A message starts whichever request the tab has.
+    GrantByTab,
+    /// A message starts a lease, whether or not anybody has seen the receiver at the head.
+    StartsUnseen,
+    /// A delegated lease is good for the remainder, even if the receiver's own leases are shorter.
+    ReceiverLengthIgnored,
+    /// A takeover that was not answered is no reason not to start by a message.
+    OwnTakeoverForgotten,
+    /// A take that was not answered is no reason not to delegate.
+    OwnTakeForgotten,
+    /// A delegator quits.
+    QuitsAfterDelegating,
+    /// A delegator goes on as if it held: it renews, and delegates again.
+    DelegatorGoesOn,
+    /// A delegator does not remember that another tab may have held.
+    OwnDelegationNotDirty,
+    /// Fenced writes are no reason not to delegate.
+    DelegatesWhileWriting,
+
+    // ---- Beacons, idle leases, deletion ----
+    /// The holder's end is taken for the end of all who wait before.
+    DeadHolderIsEnough,
+    /// A beacon is told of before it is held.
+    BeaconTooEarly,
+    /// A holder that sends a shorter renewal goes by the longer one.
+    ShortenedNotCut,
+    /// A holder lets the database be closed before it lets go of the lease.
+    BeliefOutlivesClosing,
 }
 
 impl Mutation {
@@ -87,7 +135,8 @@ impl Mutation {
         if let Some(record) = found {
             self.misread(record, &mut command, wall);
         }
-        let (mut write, mut outcome) = rules::apply(found, &command);
+        let seen = found.map(|found| self.missee(found, &command));
+        let (mut write, mut outcome) = rules::apply(seen.as_ref(), &command);
         if let (Some(found), Some(write)) = (found, &mut write) {
             self.miswrite(found, &command, write);
         }
@@ -100,7 +149,17 @@ impl Mutation {
                     _ => {}
                 }
             }
-            (Outcome::Gone { .. }, _) if self == Self::QuitIgnored => write = None,
+            (Outcome::Gone { .. }, _) if self == Self::QuitIgnored => {
+                return (None, Outcome::Gone { granted: None });
+            }
+            (Outcome::Gone { granted }, Some(write)) => {
+                *granted = granted
+                    .take_if(|granted| write.holder.as_ref() == Some(&granted.to.who))
+                    .map(|granted| Granted {
+                        token: write.token,
+                        ..granted
+                    });
+            }
             _ => {}
         }
         (write, outcome)
@@ -111,16 +170,22 @@ impl Mutation {
         let held_by = |tab: &str| holder.filter(|holder| holder.tab == tab).cloned();
         match (self, command) {
             (Self::ProofNotRechecked, Command::Take(take)) => {
-                take.unchanged = take.unchanged.map(|_| record.sighting());
+                if let Proof::Unchanged(seen) = &mut take.proof {
+                    *seen = record.sighting();
+                }
             }
             (Self::ProofWithoutCount, Command::Take(take)) => {
-                if let Some(seen) = &mut take.unchanged {
+                if let Proof::Unchanged(seen) = &mut take.proof {
                     seen.count = record.count;
                 }
             }
             (Self::WallClockDecides, Command::Take(take)) => {
                 let over = wall >= record.since + u64::from(record.len);
-                take.unchanged = over.then(|| record.sighting());
+                take.proof = if over {
+                    Proof::Unchanged(record.sighting())
+                } else {
+                    Proof::None
+                };
             }
             (Self::SameTabExtends, Command::Take(take)) => {
                 take.ended.clear();
@@ -134,6 +199,32 @@ impl Mutation {
                 *who = held_by(&who.tab).unwrap_or_else(|| who.clone());
                 *token = record.token;
             }
+            (Self::DelegatedTakeNotRechecked, Command::Take(take)) => {
+                if let (Proof::Delegated { token, from }, Some(holder)) = (&mut take.proof, holder)
+                {
+                    *token = record.token;
+                    from.clone_from(holder);
+                }
+            }
+            (Self::DelegationAddsTwo, Command::Take(take)) => {
+                if let Proof::Delegated { token, .. } = &mut take.proof {
+                    *token -= 1;
+                }
+            }
+            (Self::DeadNotRechecked, Command::Take(take)) => {
+                if let Proof::Dead(tabs) = &mut take.proof {
+                    tabs.extend(holder.map(|holder| holder.tab.clone()));
+                }
+            }
+            (Self::ClaimOfAnyLease, Command::Claim { token, from, .. }) => {
+                *token = (*token).max(record.token + 1);
+                *from = holder.unwrap_or(from).clone();
+            }
+            (Self::DelegationAddsTwo, Command::Claim { token, from, .. })
+                if holder == Some(from) && record.token + 2 == *token =>
+            {
+                *token -= 1;
+            }
             (Self::QuitByTab, Command::Quit { who }) => {
                 *who = held_by(&who.tab).unwrap_or_else(|| who.clone());
             }
@@ -144,9 +235,44 @@ impl Mutation {
         }
     }
 
+    /// The record as a rule that looks away from something sees it.
+    fn missee(self, found: &Record, command: &Command) -> Record {
+        let mut seen = found.clone();
+        let to = match (self, command) {
+            (Self::PassToAnybody, Command::Pass { to, .. }) => to,
+            (Self::DelegatedTakeByAnybody, Command::Take(take)) => &take.who,
+            _ => return seen,
+        };
+        let by_delegation = match command {
+            Command::Take(take) => matches!(take.proof, Proof::Delegated { .. }),
+            _ => true,
+        };
+        let holds = found.holder.is_none() || found.holder.as_ref() == Some(to);
+        if by_delegation && !holds {
+            let place = found.queue.iter().position(|w| w.who == *to);
+            let waiter = place.map_or_else(|| stranger(found, to), |k| seen.queue.remove(k));
+            seen.queue.insert(0, waiter);
+        }
+        seen
+    }
+
     fn miswrite(self, found: &Record, command: &Command, write: &mut Record) {
         let retake = write.holder.is_some() && write.holder == found.holder;
+        let by_delegation = match command {
+            Command::Take(take) => matches!(take.proof, Proof::Delegated { .. }),
+            Command::Claim { .. } => true,
+            Command::Pass { .. } => write.token == found.token + 1,
+            _ => false,
+        };
+        let moved = write.holder.is_some() && write.holder != found.holder;
         match (self, command) {
+            (Self::GrantsAddOne, _) if moved && !by_delegation => write.token = found.token + 1,
+            (Self::DelegationAddsTwo, _) if moved && by_delegation => {
+                write.token = found.token + 2;
+            }
+            (Self::PassedClaimNotCounted, Command::Claim { .. }) if retake => {
+                write.count = found.count;
+            }
             (Self::RenewalNotCounted, Command::Renew { .. }) => write.count = found.count,
             (Self::RetakeNotCounted, Command::Take(_)) if retake => write.count = found.count,
             (Self::TokenKept, _) => write.token = found.token,
@@ -178,6 +304,9 @@ impl Mutation {
             (Self::ObservedForOwnLength, Outcome::Waiting(waiting)) => {
                 waiting.len = u32::try_from(len.as_millis()).unwrap_or(u32::MAX);
             }
+            (Self::ReceiverLengthIgnored, Outcome::Held(held)) => {
+                mistake_length(held.head.as_mut(), len);
+            }
             // It takes every look for a new lease.
             (Self::ObservedForEver, Outcome::Waiting(waiting)) => {
                 waiting.sighting.count = u64::try_from(now.as_millis()).unwrap_or(u64::MAX) + 1000;
@@ -187,9 +316,57 @@ impl Mutation {
     }
 
     /// Before the participant is told the answer to a renewal.
-    pub fn renewed(self, sent: &mut Now, now: Now) {
-        if self == Self::RenewalValidFromAnswer {
-            *sent = now;
+    pub fn renewed(self, sent: &mut Now, now: Now, answer: &mut Outcome, len: Duration) {
+        match (self, answer) {
+            (Self::RenewalValidFromAnswer, _) => *sent = now,
+            (Self::ReceiverLengthIgnored, Outcome::Held(held)) => {
+                mistake_length(held.head.as_mut(), len);
+            }
+            _ => {}
         }
     }
+
+    /// Before a message is sent to a tab whose clock shows `now`.
+    pub fn granting(self, grant: &mut Grant, now: Now) {
+        match self {
+            Self::GrantValidFromReceipt => grant.until = grant.until.saturating_sub(micros(now)),
+            Self::DelegationAddsTwo if !grant.granted => grant.token += 1,
+            _ => {}
+        }
+    }
+
+    /// Before the participant, which asks or holds by that request, hears a message.
+    pub fn hearing(self, grant: &mut Grant, now: Now, request: Option<u64>) {
+        match self {
+            Self::GrantValidFromReceipt => grant.until = grant.until.saturating_add(micros(now)),
+            Self::StartsUnseen => grant.vouched = true,
+            Self::GrantByTab => grant.to.request = request.unwrap_or(grant.to.request),
+            _ => {}
+        }
+    }
+}
+
+/// The holder takes its own length for that of whoever waits, if it is longer.
+fn mistake_length(head: Option<&mut Waiter>, len: Duration) {
+    if let Some(head) = head {
+        head.len = head
+            .len
+            .max(u32::try_from(len.as_millis()).unwrap_or(u32::MAX));
+    }
+}
+
+/// Somebody who does not wait.
+fn stranger(record: &Record, who: &Requester) -> Waiter {
+    Waiter {
+        who: who.clone(),
+        mode: Mode::Exclusive,
+        len: record.len,
+        at: 0,
+        beacon: false,
+        since: 0,
+    }
+}
+
+fn micros(time: Now) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

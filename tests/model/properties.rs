@@ -7,6 +7,9 @@ use crate::world::{Lease, Life, State, World};
 /// Every world must show this, or it shows nothing.
 pub const SOMEBODY_ELSE: &str = "the lock goes from one tab to another";
 
+/// Worlds in which a holder can learn who waits must show this as well.
+pub const BY_MESSAGE: &str = "a lease runs that the record does not know of yet";
+
 /// [`State::fault`]: hands, tokens and writes in order (G1, G2), `dirty` true when it must be, a refusal
 /// told (G4). Seen at the step, not at the state.
 pub const NO_FORBIDDEN_STEP: &str = "no forbidden step";
@@ -31,6 +34,12 @@ pub fn all() -> Vec<Property<World>> {
         Property::sometimes(SOMEBODY_ELSE, |_, s: &State| {
             s.started.is_some_and(|started| started.tab != 0)
         }),
+        Property::sometimes(BY_MESSAGE, |world, s: &State| {
+            let record = s.record.as_ref();
+            record.is_some_and(|r| {
+                beliefs(world, s).any(|l| l.epoch == r.epoch && l.token == r.token + 1)
+            })
+        }),
     ]
 }
 
@@ -48,8 +57,7 @@ fn exclusion(world: &World, state: &State) -> bool {
     })
 }
 
-/// Whoever believes has the newest token. (The holder by delegation will have one more than the
-/// record.)
+/// Whoever believes has the newest token. (A holder by delegation has one more than the record.)
 fn superseded(world: &World, state: &State) -> bool {
     let Some(record) = &state.record else {
         return true;

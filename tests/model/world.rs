@@ -4,31 +4,43 @@
 //! and [`Past`] are the tab's. What is written here is what `lock.rs`, `heartbeat.rs` and the browser
 //! do around them: who sends what when, what gets lost, and how time goes on.
 //!
-//! # Where a new command, message or duty goes
+//! # Messages
 //!
-//! - a command of the store (steal, pass, claim, fence): nothing in [`World::apply`] has to change; give
-//!   the tab an [`Action`] that sends it, and handle its answer in [`World::deliver`].
-//! - a message between tabs (GRANT): a `Vec` of them in [`State`], filled by [`World::send`]'s callers,
-//!   with actions to deliver, lose and repeat any of them, and a second arm of [`World::deliver`].
+//! What tabs tell each other is in [`State::mail`]. A GRANT may be heard at any later time, in any order,
+//! twice, or never. A WANT is gone at the next tick, if it was not heard (lost), unless the world
+//! [keeps](World::wants_stay) them; how many there are is in the budget.
+//!
+//! # Where something new goes
+//!
+//! - a command of the store: nothing in [`World::apply`] has to change; give the tab an [`Action`] that
+//!   sends it, and handle its answer in [`World::deliver`].
+//! - a message between tabs: an arm of [`Mail`], [`World::post`] and [`World::hear`].
 //! - a new thing that can go wrong: a field of [`Budget`] and an [`Action`].
 //! - a new property: `properties.rs`. A new way to break a rule: `mutation.rs`, and one line in its table.
 
 use std::time::Duration;
 
 use stateright::{Model, Property};
-use tab_lease::participant::{Due, Now, Participant, Past, Renewed, Taken};
-use tab_lease::rules::{self, Command, Outcome, Record, Requester};
+use tab_lease::participant::{
+    Ask, Due, Grant, Heard, Holding, Now, Participant, Past, Release, Renewed, Taken, Want,
+};
+use tab_lease::rules::{self, Command, Outcome, Proof, Record, Requester, Take, Waiting};
 
+use crate::faults::{commit, fault_of_hands};
 use crate::mutation::Mutation;
 use crate::properties;
 
 /// One lock object, and how it is used.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// Which tab it lives in. Lock objects of one tab share their [`Past`].
     pub tab: usize,
-    /// Its lease length, in ticks.
+    /// Its lease length, in ticks …
     pub len: u32,
+    /// … and while nobody waits, if it has a beacon.
+    pub idle: u32,
+    /// Whether its tab has a beacon.
+    pub beacon: bool,
     /// Its clock is this far ahead of the world's.
     pub offset: u64,
     /// Whether it waits in the queue, or only tries.
@@ -46,14 +58,23 @@ pub struct Budget {
     pub pauses: u8,
     /// The store fails: a command is lost before it is applied, or its answer is.
     pub failures: u8,
-    /// In a brisk world: that a command or an answer of a running tab is under way at a tick.
+    /// In a brisk world: that a command, an answer or a GRANT for a running tab is under way at a tick,
+    /// or a pass waits to be sent.
     pub late: u8,
+    /// In a brisk world: a GRANT is never heard. (Elsewhere it need not be heard anyway.)
+    pub losses: u8,
+    /// A GRANT is heard twice.
+    pub repeats: u8,
+    /// Not a fault: WANTs.
+    pub wants: u8,
     /// A caller gives up while it asks.
     pub give_ups: u8,
     /// Not a fault: fenced writes.
     pub writes: u8,
     /// The database is deleted under its holders.
     pub deletions: u8,
+    /// The database is deleted in order: all tabs let go first.
+    pub closings: u8,
     /// The wall clock jumps to another age, or back.
     pub wall_jumps: u8,
 }
@@ -71,6 +92,10 @@ pub struct World {
     pub fifo: bool,
     /// See [`Pace`].
     pub brisk: bool,
+    /// WANTs may be as late as time allows.
+    pub wants_stay: bool,
+    /// Whoever waits tells the holder that it is the next one, even if it is not.
+    pub pushy: bool,
     pub mutation: Option<Mutation>,
 }
 
@@ -85,8 +110,8 @@ pub enum Life {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     Command(Command),
-    /// A write in a fenced transaction of the application's.
-    Write(Written),
+    /// A write in a fenced transaction of the application's, and until when its lease was good.
+    Write(Written, Now),
 }
 
 /// A write, by the lease under which it was made.
@@ -118,6 +143,21 @@ pub struct Answer {
     pub held: bool,
 }
 
+/// On its way from tab to tab.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Mail {
+    Grant(Grant),
+    Want(Want),
+}
+
+/// A delegation that its sender has yet to write down.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Passing {
+    pub grant: Grant,
+    pub pass: Command,
+    pub sent: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tab {
     pub participant: Participant,
@@ -128,6 +168,12 @@ pub struct Tab {
     pub asking: Option<u64>,
     /// The lease that the application believes in: it has a guard, and was not told of a loss.
     pub lease: Option<Lease>,
+    /// It has started by a GRANT and sends the claim in no time. Only then the application is told, and
+    /// whether others held: this. (The caller may be gone already.)
+    pub untold: Option<bool>,
+    pub passes: Vec<Passing>,
+    /// The latest request that was handed on by a GRANT.
+    pub handed_on: Option<u64>,
     pub outbox: Vec<Sent>,
     pub inbox: Vec<Answer>,
 }
@@ -152,10 +198,14 @@ pub struct State {
     pub record: Option<Record>,
     pub tabs: Vec<Tab>,
     pub pasts: Vec<Past>,
+    /// In an order of its own, so that what was sent first makes no difference.
+    pub mail: Vec<Mail>,
     pub left: Budget,
     /// Whether the wall clock is in the other age.
     pub wall_jumped: bool,
     pub started: Option<Started>,
+    /// The tab that held last, and the epoch.
+    pub user: Option<(u64, usize)>,
     /// The latest write that was committed.
     pub register: Option<Written>,
     /// A step that no rule may take was taken.
@@ -171,6 +221,13 @@ pub enum Action {
     Apply(usize, usize, Pace),
     /// That answer arrives.
     Deliver(usize, usize),
+    /// The failure of that take arrives, but another caller goes on with the request.
+    DeliverAndGoOn(usize, usize),
+    /// That message arrives, and perhaps will again.
+    Hear(usize, Copies),
+    LoseGrant(usize),
+    /// A tab learns that the one that it watches has ended.
+    BeaconOut(usize),
     Pause(usize),
     /// Runs again. What it does first: an answer that is there, or the look at the clock.
     Resume(usize, First),
@@ -179,15 +236,24 @@ pub enum Action {
     LoseCommand(usize, usize),
     LoseAnswer(usize, usize),
     Delete,
+    Close,
     JumpWall,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    Last,
+    OneMore,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// Takes, for the first time or again.
     Ask,
-    /// Renews.
+    /// Renews, or claims.
     Beat,
+    /// Writes down what it has delegated.
+    Pass,
     Release,
     GiveUp,
     Write,
@@ -224,6 +290,9 @@ impl Model for World {
             requests: 0,
             asking: None,
             lease: None,
+            untold: None,
+            passes: Vec::new(),
+            handed_on: None,
             outbox: Vec::new(),
             inbox: Vec::new(),
         };
@@ -232,9 +301,11 @@ impl Model for World {
             record: None,
             tabs: self.kinds.iter().map(tab).collect(),
             pasts: vec![Past::default(); self.kinds.len()],
+            mail: Vec::new(),
             left: self.budget,
             wall_jumped: false,
             started: None,
+            user: None,
             register: None,
             fault: None,
         }]
@@ -267,7 +338,15 @@ impl Model for World {
             match tab.life {
                 Life::Awake => {
                     let ready = any(tab.inbox.len()).filter(|k| !tab.inbox[*k].held);
-                    actions.extend(ready.map(|k| Action::Deliver(i, k)));
+                    for k in ready {
+                        actions.push(Action::Deliver(i, k));
+                        if tab.inbox[k].outcome.is_none() && is_take(&tab.inbox[k].to) {
+                            actions.push(Action::DeliverAndGoOn(i, k));
+                        }
+                    }
+                    if self.suspect_is_gone(state, i) {
+                        actions.push(Action::BeaconOut(i));
+                    }
                     if left.pauses > 0 && tab.requests > 0 {
                         actions.push(Action::Pause(i));
                     }
@@ -282,11 +361,35 @@ impl Model for World {
                 Life::Crashed => {}
             }
         }
-        if state.now < self.horizon && self.late(state) <= left.late.into() {
+        for (k, mail) in state.mail.iter().enumerate() {
+            if k > 0 && state.mail[k - 1] == *mail {
+                continue;
+            }
+            if let Mail::Grant(grant) = mail {
+                if self.brisk && left.losses > 0 {
+                    actions.push(Action::LoseGrant(k));
+                }
+                if !self.can_hear(state, grant) {
+                    continue;
+                }
+                if left.repeats > 0 {
+                    actions.push(Action::Hear(k, Copies::OneMore));
+                }
+            }
+            actions.push(Action::Hear(k, Copies::Last));
+        }
+        let owes = |tab: &Tab| tab.untold.is_some() && tab.life == Life::Awake;
+        if state.now < self.horizon
+            && self.late(state) <= left.late.into()
+            && !state.tabs.iter().any(owes)
+        {
             actions.push(Action::Tick);
         }
         if left.deletions > 0 && state.record.is_some() {
             actions.push(Action::Delete);
+        }
+        if left.closings > 0 && state.record.is_some() && self.can_close(state) {
+            actions.push(Action::Close);
         }
         if left.wall_jumps > 0 {
             actions.push(Action::JumpWall);
@@ -296,6 +399,7 @@ impl Model for World {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         self.step(&mut next, action);
+        self.tidy(&mut next);
         Some(next)
     }
 
@@ -314,22 +418,26 @@ impl World {
             (false, _) => &[Pace::Sent],
         };
         let mut may = |deed| actions.extend(paces.iter().map(|pace| Action::Do(i, deed, *pace)));
-        let takes = |sent: &Sent| matches!(sent.what, What::Command(Command::Take(_)));
-        let renews = |sent: &Sent| matches!(sent.what, What::Command(Command::Renew { .. }));
+        let renews = |sent: &Sent| {
+            let What::Command(command) = &sent.what else {
+                return false;
+            };
+            matches!(command, Command::Renew { .. } | Command::Claim { .. })
+        };
+        if tab.passes.iter().any(|passing| !passing.sent) {
+            may(Deed::Pass);
+        }
         if tab.lease.is_some() {
             may(Deed::Release);
-            // A second renewal in the same instant would change nothing that matters, but the count.
-            let good_until = tab.participant.good_until().unwrap_or_default();
-            let gains = good_until + self.margin() < self.clock(state, i) + self.len(i);
-            if gains && !tab.awaits(renews) {
+            if !tab.awaits(renews) && self.beat_matters(state, i) {
                 may(Deed::Beat);
             }
-            if state.left.writes > 0 {
+            if state.left.writes > 0 && tab.untold.is_none() {
                 may(Deed::Write);
             }
         } else {
             let again = tab.asking.is_some();
-            if !tab.awaits(takes) && (again || self.may_begin(state, i)) {
+            if !tab.awaits(is_take) && (again || self.may_begin(state, i)) {
                 may(Deed::Ask);
             }
             if again && state.left.give_ups > 0 {
@@ -338,17 +446,47 @@ impl World {
         }
     }
 
+    /// A second renewal in the same instant would change nothing that matters, but the count.
+    fn beat_matters(&self, state: &State, i: usize) -> bool {
+        let kind = &self.kinds[i];
+        let holder = &state.tabs[i].participant;
+        let mut after = holder.clone();
+        let past = &mut state.pasts[kind.tab].clone();
+        let due = after.due(past, self.clock(state, i), kind.beacon, self.wall(state));
+        let Some(Due::Renew(Command::Renew { len, .. })) = due else {
+            return !holder.is_confirmed();
+        };
+        let until = holder.good_until().unwrap_or_default() + self.margin();
+        let gains = until < self.clock(state, i) + ticks(len.into());
+        gains || (holder.is_idle() && !after.is_idle())
+    }
+
     /// How much that is under way a tick would make late.
     fn late(&self, state: &State) -> usize {
+        if !self.brisk {
+            return 0;
+        }
         let running = state.tabs.iter().filter(|tab| tab.life == Life::Awake);
-        let under_way = running.map(|tab| tab.outbox.len() + tab.inbox.len());
-        if self.brisk { under_way.sum() } else { 0 }
+        let under_way = running.map(|tab| {
+            let to_pass = tab.passes.iter().filter(|passing| !passing.sent);
+            tab.outbox.len() + tab.inbox.len() + to_pass.count()
+        });
+        let granted = |mail: &&Mail| match mail {
+            Mail::Grant(grant) => self.can_hear(state, grant),
+            Mail::Want(_) => false,
+        };
+        under_way.sum::<usize>() + state.mail.iter().filter(granted).count()
     }
 
     fn may_begin(&self, state: &State, i: usize) -> bool {
         // Tabs that are alike begin in their order: which of them is called the first is all one.
         let alike = |a: &Kind, b: &Kind| {
-            (a.len, a.join, a.requests) == (b.len, b.join, b.requests) && self.granule == 1
+            let use_of = |kind: &Kind| Kind {
+                tab: 0,
+                offset: 0,
+                ..*kind
+            };
+            use_of(a) == use_of(b) && self.granule == 1
         };
         let mine = &self.kinds[i];
         state.tabs[i].requests < mine.requests
@@ -361,6 +499,8 @@ impl World {
             Action::Tick => {
                 state.left.late -= u8::try_from(self.late(state)).unwrap_or(u8::MAX);
                 state.now += 1;
+                let stays = |mail: &Mail| self.wants_stay || matches!(mail, Mail::Grant(_));
+                state.mail.retain(stays);
                 for i in 0..state.tabs.len() {
                     let tab = &mut state.tabs[i];
                     tab.outbox.iter_mut().for_each(|sent| sent.held = false);
@@ -380,6 +520,27 @@ impl World {
             }
             Action::Apply(i, k, pace) => self.apply(state, i, k, pace),
             Action::Deliver(i, k) => self.deliver(state, i, k),
+            Action::DeliverAndGoOn(i, k) => {
+                let answer = state.tabs[i].inbox.remove(k);
+                if let What::Command(Command::Take(take)) = &answer.to.what {
+                    state.tabs[i].participant.failed(take);
+                }
+            }
+            Action::Hear(k, copies) => {
+                let mail = match copies {
+                    Copies::Last => state.mail.remove(k),
+                    Copies::OneMore => {
+                        state.left.repeats -= 1;
+                        state.mail[k].clone()
+                    }
+                };
+                self.hear(state, &mail);
+            }
+            Action::LoseGrant(k) => {
+                state.left.losses -= 1;
+                state.mail.remove(k);
+            }
+            Action::BeaconOut(i) => self.beacon_out(state, i),
             Action::Pause(i) => {
                 state.left.pauses -= 1;
                 state.tabs[i].life = Life::Asleep;
@@ -408,6 +569,10 @@ impl World {
                 state.left.deletions -= 1;
                 state.record = None;
             }
+            Action::Close => {
+                state.left.closings -= 1;
+                self.close(state);
+            }
             Action::JumpWall => {
                 state.left.wall_jumps -= 1;
                 state.wall_jumped ^= true;
@@ -415,18 +580,35 @@ impl World {
         }
     }
 
-    fn act(&self, state: &mut State, i: usize, deed: Deed) {
+    pub fn act(&self, state: &mut State, i: usize, deed: Deed) {
         match deed {
             Deed::Ask => self.ask(state, i),
             Deed::Beat => {
-                let now = self.clock(state, i);
-                let past = &mut state.pasts[self.kinds[i].tab];
-                match state.tabs[i].participant.due(past, now) {
-                    Some(Due::Renew(renewal)) => self.send(state, i, What::Command(renewal)),
+                let before = state.tabs[i].participant.clone();
+                match self.due(state, i) {
+                    Some(Due::Renew(renewal)) => {
+                        self.tell(state, i);
+                        self.send(state, i, What::Command(renewal));
+                        let shorter = before.is_idle() && !state.tabs[i].participant.is_idle();
+                        if shorter && self.mutated(Mutation::ShortenedNotCut) {
+                            let until = before.good_until().unwrap_or_default() + self.margin();
+                            let sent = state.tabs[i].outbox.iter_mut().last();
+                            sent.into_iter()
+                                .for_each(|sent| sent.at = until - self.len(i));
+                        }
+                    }
                     due => state.fault = Some(unexpected(due.is_some())),
                 }
             }
-            Deed::Release => self.end(state, i),
+            Deed::Pass => {
+                let mut passes = state.tabs[i].passes.iter_mut();
+                if let Some(passing) = passes.find(|passing| !passing.sent) {
+                    passing.sent = true;
+                    let pass = passing.pass.clone();
+                    self.send(state, i, What::Command(pass));
+                }
+            }
+            Deed::Release => self.release(state, i),
             Deed::GiveUp => {
                 state.left.give_ups -= 1;
                 self.end(state, i);
@@ -445,7 +627,8 @@ impl World {
                 // "Fence, then write" in two transactions.
                 let apart = self.mutated(Mutation::FenceApart);
                 if !apart || self.fence(state.record.as_ref(), &write) {
-                    self.send(state, i, What::Write(write));
+                    let until = state.tabs[i].participant.good_until();
+                    self.send(state, i, What::Write(write, until.unwrap_or_default()));
                 }
             }
         }
@@ -454,7 +637,7 @@ impl World {
     // ---- The store ----------------------------------------------------------------------------
 
     /// One atomic step of the store.
-    fn apply(&self, state: &mut State, i: usize, k: usize, pace: Pace) {
+    pub fn apply(&self, state: &mut State, i: usize, k: usize, pace: Pace) {
         if state.tabs[i].outbox.is_empty() {
             // There was nothing to tell the store.
             return;
@@ -469,14 +652,17 @@ impl World {
                 };
                 if let Some(write) = &write {
                     state.fault = state.fault.or(fault_of_hands(found, write));
-                    state.fault = state.fault.or(fault_of_queue(found, command, write));
+                    state.fault = state.fault.or(self.fault_of_queue(found, command, write));
+                    state.fault = state.fault.or(self.fault_of_ghosts(&state.tabs, write));
                 }
                 state.record = write.or(state.record.take());
                 if let (Outcome::Held(held), Some(record)) = (&outcome, &state.record) {
                     let (asker, token) = match command {
                         Command::Take(take) => (&take.who, record.token),
-                        Command::Renew { who, token, .. } => (who, *token),
-                        Command::Quit { who } => (who, record.token),
+                        Command::Renew { who, token, .. } | Command::Claim { who, token, .. } => {
+                            (who, *token)
+                        }
+                        Command::Quit { who } | Command::Pass { who, .. } => (who, record.token),
                     };
                     if record.holder.as_ref() != Some(asker) || record.token != token {
                         state.fault = Some("another's lease was answered to be the asker's");
@@ -486,7 +672,7 @@ impl World {
                 }
                 outcome
             }
-            What::Write(write) => {
+            What::Write(write, until) => {
                 if self.fence(state.record.as_ref(), write)
                     || self.mutated(Mutation::FenceApart)
                     || self.mutated(Mutation::FenceSkipped)
@@ -494,6 +680,16 @@ impl World {
                     commit(state, write);
                     // The application is not told anything it needs to know.
                     return;
+                }
+                // Where the store fails, a claim may be missing.
+                let store_is_good = state.left.failures == self.budget.failures
+                    && state.left.deletions == self.budget.deletions;
+                if self.fifo
+                    && store_is_good
+                    && state.tabs[i].life == Life::Awake
+                    && self.clock(state, i) < *until
+                {
+                    state.fault = Some("a write that was made in time was refused");
                 }
                 Outcome::Refused
             }
@@ -528,13 +724,24 @@ impl World {
         let now = self.clock(state, i);
         // Request ids are unique within a tab, whichever of its lock objects makes them.
         let request = 1 + i as u64 + 10 * state.tabs[i].requests;
-        let epoch = if self.budget.deletions == 0 {
+        let Budget {
+            deletions,
+            closings,
+            ..
+        } = self.budget;
+        let epoch = if deletions + closings == 0 {
             1
         } else {
-            let deletions = u64::from(self.budget.deletions - state.left.deletions);
-            1 + request + 1000 * deletions
+            let done = deletions + closings - state.left.deletions - state.left.closings;
+            1 + request + 1000 * u64::from(done)
         };
-        let wall = self.wall(state);
+        let ask = Ask {
+            request,
+            join: kind.join,
+            beacon: kind.beacon,
+            fresh_epoch: epoch,
+            wall: self.wall(state),
+        };
         let past = &state.pasts[kind.tab];
         let tab = &mut state.tabs[i];
         if tab.asking.is_none() {
@@ -545,9 +752,18 @@ impl World {
             Some(Mutation::ProofOneTickEarly) => now + ticks(1),
             _ => now,
         };
-        let mut take = tab
-            .participant
-            .take(past, ripe_at, request, kind.join, epoch, wall);
+        let mut take = tab.participant.take(past, ripe_at, ask);
+        take.at = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let forgets = match take.proof {
+            Proof::Unchanged(_) | Proof::Dead(_) => Mutation::OwnTakeoverForgotten,
+            Proof::None | Proof::Delegated { .. } => Mutation::OwnTakeForgotten,
+        };
+        if self.mutation == Some(forgets) {
+            // An answer that says nothing.
+            let _ = tab
+                .participant
+                .taken(&mut past.clone(), &take, now, now, &Outcome::Refused);
+        }
         if self.mutated(Mutation::EndedStillHeld) {
             // What another lock object of this tab holds.
             let others = state.tabs.iter().enumerate();
@@ -561,86 +777,164 @@ impl World {
     }
 
     /// A tab handles an answer.
-    fn deliver(&self, state: &mut State, i: usize, k: usize) {
+    pub fn deliver(&self, state: &mut State, i: usize, k: usize) {
         let Answer { to, outcome, .. } = state.tabs[i].inbox.remove(k);
         let now = self.clock(state, i);
         match (&to.what, outcome) {
             (What::Command(Command::Take(take)), Some(outcome)) => {
-                self.taken(state, i, &take.ended, (to.at, now), outcome);
+                self.taken(state, i, take, (to.at, now), outcome);
             }
-            // The call fails, and its request is over.
-            (What::Command(Command::Take(_)), None) => self.end(state, i),
-            (What::Command(Command::Renew { token, .. }), Some(outcome)) => {
-                self.renewed(state, i, *token, (to.at, now), &outcome);
+            // The call fails, and its request is over, unless a message has been faster.
+            (What::Command(Command::Take(take)), None) => {
+                state.tabs[i].participant.failed(take);
+                let tab = &state.tabs[i];
+                if tab.lease.is_none() && tab.asking == Some(take.who.request) {
+                    self.end(state, i);
+                }
             }
-            (What::Command(quit @ Command::Quit { .. }), Some(_)) => {
-                state.pasts[self.kinds[i].tab].confirmed(quit);
+            (
+                What::Command(renewal @ (Command::Renew { .. } | Command::Claim { .. })),
+                Some(outcome),
+            ) => self.renewed(state, i, renewal, (to.at, now), &outcome),
+            (
+                What::Command(quit @ (Command::Quit { .. } | Command::Pass { .. })),
+                Some(outcome),
+            ) => {
+                let past = &mut state.pasts[self.kinds[i].tab];
+                let tab = &mut state.tabs[i];
+                tab.passes.retain(|passing| passing.pass != *quit);
+                let grant = tab.participant.gone(past, quit, to.at, now, &outcome);
+                if let Some(grant) = grant {
+                    self.post(state, Mail::Grant(grant));
+                }
+            }
+            (What::Command(pass @ Command::Pass { .. }), None) => {
+                let passes = state.tabs[i].passes.iter_mut();
+                passes
+                    .filter(|passing| passing.pass == *pass)
+                    .for_each(|passing| passing.sent = false);
             }
             // The fence refused: that lease is lost.
-            (What::Write(write), Some(outcome)) => {
-                self.renewed(state, i, write.token, (to.at, now), &outcome);
+            (What::Write(write, _), Some(outcome)) => {
+                let renewal = Command::Renew {
+                    who: write.who.clone(),
+                    token: write.token,
+                    len: self.kinds[i].len,
+                    beacon: false,
+                };
+                self.renewed(state, i, &renewal, (to.at, now), &outcome);
             }
             // There is time for another renewal; a quit is named in the next take.
-            (
-                What::Command(Command::Renew { .. } | Command::Quit { .. }) | What::Write(_),
-                None,
-            ) => {}
+            (What::Command(_) | What::Write(..), None) => {}
         }
     }
 
-    fn taken(&self, state: &mut State, i: usize, ended: &[u64], at: (Now, Now), answer: Outcome) {
+    fn taken(&self, state: &mut State, i: usize, take: &Take, at: (Now, Now), answer: Outcome) {
         let (mut sent, mut now) = at;
         let mut answer = answer;
         if let Some(mutation) = self.mutation {
             mutation.taken(&mut sent, &mut now, &mut answer, self.len(i));
         }
-        let kind = &self.kinds[i];
-        let past = &mut state.pasts[kind.tab];
-        let tab = &mut state.tabs[i];
-        match tab.participant.taken(past, ended, sent, now, &answer) {
-            Taken::Held(holding) => {
-                let lease = Lease {
-                    epoch: holding.epoch,
-                    token: holding.token,
-                };
-                tab.lease = Some(lease);
-                let started = Started {
-                    lease,
-                    tab: kind.tab,
-                    request: tab.asking.unwrap_or_default(),
-                };
-                if let Some(before) = state.started.filter(|b| b.lease.epoch == lease.epoch) {
-                    if lease.token < before.lease.token {
-                        state.fault = Some("a lease started after one with a higher token");
-                    } else if lease.token == before.lease.token && started != before {
-                        state.fault = Some("two requests started with one token");
-                    } else if !holding.dirty && before.tab != kind.tab {
-                        state.fault = Some("not dirty, though another tab held");
-                    }
-                }
-                state.started = Some(started);
-            }
+        let past = &mut state.pasts[self.kinds[i].tab];
+        let participant = &mut state.tabs[i].participant;
+        let mut misled = participant.clone();
+        match participant.taken(past, take, sent, now, &answer) {
+            Taken::Held(holding) => self.begin(state, i, holding),
+            Taken::Lost(quit) => self.lost(state, i, quit),
+            Taken::Ghost(quit) => self.send(state, i, What::Command(quit)),
             // It asks again, or gives up, when it likes.
-            Taken::Busy | Taken::Late => {}
+            Taken::Busy if state.left.wants > 0 => {
+                let mut want = participant.want();
+                if let (None, true, Outcome::Waiting(waiting)) = (&want, self.pushy, &answer) {
+                    let before = waiting.before[..1].to_vec();
+                    let head = Outcome::Waiting(Waiting {
+                        before,
+                        ..waiting.clone()
+                    });
+                    misled.taken(&mut past.clone(), take, sent, now, &head);
+                    want = misled.want();
+                }
+                if let Some(want) = want {
+                    state.left.wants -= 1;
+                    self.post(state, Mail::Want(want));
+                }
+            }
+            Taken::Busy | Taken::Late | Taken::Confirmed | Taken::Stale => {}
         }
     }
 
-    fn renewed(&self, state: &mut State, i: usize, token: u64, at: (Now, Now), answer: &Outcome) {
+    /// The application has the lease.
+    fn begin(&self, state: &mut State, i: usize, holding: Holding) {
+        let kind = &self.kinds[i];
+        let tab = &mut state.tabs[i];
+        let lease = Lease {
+            epoch: holding.epoch,
+            token: holding.token,
+        };
+        tab.lease = Some(lease);
+        tab.untold = Some(holding.dirty);
+        let confirmed = tab.participant.is_confirmed();
+        let started = Started {
+            lease,
+            tab: kind.tab,
+            request: tab.asking.unwrap_or_default(),
+        };
+        if let Some(before) = state.started.filter(|b| b.lease.epoch == lease.epoch) {
+            if lease.token < before.lease.token {
+                state.fault = Some("a lease started after one with a higher token");
+            } else if lease.token == before.lease.token && started != before {
+                state.fault = Some("two requests started with one token");
+            } else if lease.token == before.lease.token {
+                state.fault = Some("a request started twice");
+            }
+        }
+        state.started = Some(started);
+        if confirmed {
+            self.tell(state, i);
+        }
+    }
+
+    /// The application learns that it holds.
+    fn tell(&self, state: &mut State, i: usize) {
+        let tab = self.kinds[i].tab;
+        let (Some(lease), Some(dirty)) = (state.tabs[i].lease, state.tabs[i].untold.take()) else {
+            return;
+        };
+        state.pasts[tab].told();
+        let before = state.user.replace((lease.epoch, tab));
+        let by_another = before.is_some_and(|(epoch, user)| epoch == lease.epoch && user != tab);
+        if by_another && !dirty {
+            state.fault = Some("not dirty, though another tab held");
+        }
+    }
+
+    fn renewed(
+        &self,
+        state: &mut State,
+        i: usize,
+        renewal: &Command,
+        at: (Now, Now),
+        answer: &Outcome,
+    ) {
         let (mut sent, now) = at;
+        let (Command::Renew { token, .. } | Command::Claim { token, .. }) = renewal else {
+            return;
+        };
+        let mut answer = answer.clone();
         if let Some(mutation) = self.mutation {
-            mutation.renewed(&mut sent, now);
-            if mutation == Mutation::RefusalIgnored && *answer == Outcome::Refused {
-                return self.must_be_told(state, i, token);
+            mutation.renewed(&mut sent, now, &mut answer, self.len(i));
+            if mutation == Mutation::RefusalIgnored && answer == Outcome::Refused {
+                return self.must_be_told(state, i, *token);
             }
         }
         let past = &mut state.pasts[self.kinds[i].tab];
         let tab = &mut state.tabs[i];
-        match tab.participant.renewed(past, token, sent, now, answer) {
+        match tab.participant.renewed(past, renewal, sent, now, &answer) {
             Renewed::Until(_) | Renewed::Stale => {}
             Renewed::Lost(quit) | Renewed::Late(quit) => self.lost(state, i, quit),
         }
-        if *answer == Outcome::Refused {
-            self.must_be_told(state, i, token);
+        if answer == Outcome::Refused {
+            self.must_be_told(state, i, *token);
         }
     }
 
@@ -654,19 +948,24 @@ impl World {
     /// What the heartbeat of an awake tab does when the end of the lease comes.
     fn look_at_clock(&self, state: &mut State, i: usize) {
         let now = self.clock(state, i);
-        let tab = &mut state.tabs[i];
+        let tab = &state.tabs[i];
         let ran_out = tab.lease.is_some() && tab.participant.holding(now).is_none();
         let silent = self.mutated(Mutation::ExpiryNotTold) || self.mutated(Mutation::ExpiryIgnored);
         if tab.life != Life::Awake || !ran_out || silent {
             return;
         }
-        match tab
-            .participant
-            .due(&mut state.pasts[self.kinds[i].tab], now)
-        {
+        match self.due(state, i) {
             Some(Due::Expired(quit)) => self.lost(state, i, quit),
             due => state.fault = Some(unexpected(due.is_some())),
         }
+    }
+
+    fn due(&self, state: &mut State, i: usize) -> Option<Due> {
+        let kind = &self.kinds[i];
+        let (now, wall) = (self.clock(state, i), self.wall(state));
+        let past = &mut state.pasts[kind.tab];
+        let participant = &mut state.tabs[i].participant;
+        participant.due(past, now, kind.beacon, wall)
     }
 
     /// The lease is lost, and the application is told.
@@ -675,7 +974,49 @@ impl World {
         self.send(state, i, What::Command(quit));
     }
 
-    /// Ends the request of this tab by release, failure or giving up.
+    /// The holder gives the lease up.
+    fn release(&self, state: &mut State, i: usize) {
+        let now = self.clock(state, i);
+        let writes = |sent: &Sent| matches!(sent.what, What::Write(..));
+        let writing =
+            state.tabs[i].awaits(writes) && !self.mutated(Mutation::DelegatesWhileWriting);
+        let past = &mut state.pasts[self.kinds[i].tab];
+        let tab = &mut state.tabs[i];
+        let before = (tab.participant.clone(), past.clone());
+        let release = tab.participant.release(past, now, writing);
+        let lease = tab.lease;
+        let request = tab.asking;
+        tab.forget();
+        match release {
+            Some(Release::Quit(quit)) => self.send(state, i, What::Command(quit)),
+            Some(Release::Delegate(grant, pass)) => {
+                tab.handed_on = request;
+                tab.passes.push(Passing {
+                    grant: grant.clone(),
+                    pass,
+                    sent: false,
+                });
+                match self.mutation {
+                    Some(Mutation::OwnDelegationNotDirty) => *past = before.1,
+                    Some(Mutation::DelegatorGoesOn) => {
+                        tab.participant = before.0;
+                        tab.lease = lease;
+                        tab.asking = request;
+                    }
+                    Some(Mutation::QuitsAfterDelegating) => {
+                        tab.passes.clear();
+                        let who = grant.from.clone();
+                        self.send(state, i, What::Command(Command::Quit { who }));
+                    }
+                    _ => {}
+                }
+                self.post(state, Mail::Grant(grant));
+            }
+            None => {}
+        }
+    }
+
+    /// Ends the request of this tab by failure or giving up.
     fn end(&self, state: &mut State, i: usize) {
         let quit = state.tabs[i]
             .participant
@@ -704,6 +1045,9 @@ impl World {
                 requests: kind.requests,
                 asking: None,
                 lease: None,
+                untold: None,
+                passes: Vec::new(),
+                handed_on: tab.handed_on,
                 outbox: std::mem::take(&mut tab.outbox),
                 inbox: Vec::new(),
             };
@@ -721,6 +1065,127 @@ impl World {
         });
     }
 
+    // ---- Messages -------------------------------------------------------------------------------
+
+    fn post(&self, state: &mut State, mail: Mail) {
+        let mut mail = mail;
+        if let (Some(mutation), Mail::Grant(grant)) = (self.mutation, &mut mail) {
+            let now = self.clock_of(state, &grant.to);
+            mutation.granting(grant, now);
+        }
+        state.mail.push(mail);
+        state.mail.sort_by(|a, b| a.place().cmp(&b.place()));
+    }
+
+    /// A message arrives, wherever a tab runs that listens.
+    fn hear(&self, state: &mut State, mail: &Mail) {
+        for i in 0..state.tabs.len() {
+            if state.tabs[i].life != Life::Awake {
+                continue;
+            }
+            let now = self.clock(state, i);
+            let past = &mut state.pasts[self.kinds[i].tab];
+            let tab = &mut state.tabs[i];
+            match mail {
+                Mail::Want(want) => _ = tab.participant.wanted(now, want),
+                Mail::Grant(grant) => {
+                    let mut grant = grant.clone();
+                    if let Some(mutation) = self.mutation {
+                        mutation.hearing(&mut grant, now, tab.asking);
+                    }
+                    // Whoever is told to ask does so when it likes.
+                    if let Heard::Started(holding) = tab.participant.granted(past, now, &grant) {
+                        self.begin(state, i, holding);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets messages that nobody can be moved by any more, and what need not be passed.
+    pub fn tidy(&self, state: &mut State) {
+        let State {
+            mail, tabs, pasts, ..
+        } = state;
+        let by_tab = self.mutated(Mutation::GrantByTab);
+        mail.retain(|mail| match mail {
+            Mail::Grant(grant) => tabs.iter().zip(&self.kinds).any(|(tab, kind)| {
+                let alive = tab.life != Life::Crashed && tab_name(kind.tab) == grant.to.tab;
+                alive && (by_tab || tab.participant.is_asking(&grant.to))
+            }),
+            Mail::Want(_) => true,
+        });
+        for (tab, kind) in tabs.iter_mut().zip(&self.kinds) {
+            let past = &pasts[kind.tab];
+            tab.passes
+                .retain(|passing| passing.sent || past.must_pass(&passing.grant));
+        }
+    }
+
+    /// Whether the tab that a message is for runs.
+    fn can_hear(&self, state: &State, grant: &Grant) -> bool {
+        let mut tabs = state.tabs.iter().zip(&self.kinds);
+        tabs.any(|(tab, kind)| {
+            let asks = tab.participant.is_asking(&grant.to) || self.mutated(Mutation::GrantByTab);
+            tab.life == Life::Awake && tab_name(kind.tab) == grant.to.tab && asks
+        })
+    }
+
+    fn clock_of(&self, state: &State, who: &Requester) -> Now {
+        let place = self.kinds.iter().position(|k| tab_name(k.tab) == who.tab);
+        self.clock(state, place.unwrap_or_default())
+    }
+
+    // ---- Beacons --------------------------------------------------------------------------------
+
+    /// Whether the tab that this one watches has ended, or seems to have.
+    pub fn suspect_is_gone(&self, state: &State, i: usize) -> bool {
+        let suspect = state.tabs[i].participant.suspect();
+        suspect.is_some_and(|suspect| {
+            let mut tabs = state.tabs.iter().zip(&self.kinds);
+            tabs.any(|(tab, kind)| {
+                let out = tab.life == Life::Crashed || self.mutated(Mutation::BeaconTooEarly);
+                tab_name(kind.tab) == suspect && out
+            })
+        })
+    }
+
+    pub fn beacon_out(&self, state: &mut State, i: usize) {
+        let participant = &mut state.tabs[i].participant;
+        let Some(suspect) = participant.suspect().map(str::to_owned) else {
+            return;
+        };
+        participant.died(&suspect);
+        if self.mutated(Mutation::DeadHolderIsEnough) {
+            for kind in self.kinds.iter().filter(|k| k.tab != self.kinds[i].tab) {
+                participant.died(&tab_name(kind.tab));
+            }
+        }
+    }
+
+    // ---- Deletion in order ----------------------------------------------------------------------
+
+    /// A database is deleted when all have closed it; that takes a tab that runs, and its transactions
+    /// to be over.
+    fn can_close(&self, state: &State) -> bool {
+        let ready = |tab: &Tab| tab.life != Life::Asleep && tab.outbox.is_empty();
+        state.tabs.iter().all(ready)
+    }
+
+    /// Leases are lost and waits forgotten; then the database is closed and deleted.
+    fn close(&self, state: &mut State) {
+        for i in 0..state.tabs.len() {
+            let believes = state.tabs[i].lease.is_some();
+            if !(believes && self.mutated(Mutation::BeliefOutlivesClosing)) {
+                let past = &mut state.pasts[self.kinds[i].tab];
+                // There is no store to tell.
+                let _ = state.tabs[i].participant.end(past);
+                state.tabs[i].forget();
+            }
+        }
+        state.record = None;
+    }
+
     // ---- What the world is like ----------------------------------------------------------------
 
     fn participant(&self, kind: &Kind) -> Participant {
@@ -729,7 +1194,7 @@ impl World {
         } else {
             self.margin()
         };
-        Participant::new(tab_name(kind.tab), kind.len, margin)
+        Participant::new(tab_name(kind.tab), kind.len, kind.idle, margin)
     }
 
     fn requester(&self, i: usize, request: u64) -> Requester {
@@ -776,91 +1241,32 @@ impl World {
             || self.mutated(Mutation::ExpiryIgnored);
         tab.lease.filter(|_| good)
     }
+}
 
-    /// G3: nothing is under way and nothing goes wrong any more. Then every tab that runs gets the lock
-    /// if it wants it: at once if nothing ever went wrong, else within the recorded lease.
-    pub fn recovers(&self, state: &State) -> bool {
-        let quiet = |tab: &Tab| tab.outbox.is_empty() && tab.inbox.is_empty();
-        if !state.tabs.iter().all(quiet) {
-            // It gets quiet by steps that the checker takes as well.
-            return true;
+impl Mail {
+    /// Where it stands among others.
+    fn place(&self) -> (u8, &str, u64, u64, u64, bool) {
+        match self {
+            Self::Grant(Grant {
+                to,
+                token,
+                until,
+                granted,
+                ..
+            }) => (0, &to.tab, to.request, *token, *until, *granted),
+            Self::Want(Want {
+                who,
+                token,
+                at,
+                queued,
+                ..
+            }) => (1, &who.tab, who.request, *token, *at, *queued),
         }
-        let unharmed = Budget {
-            writes: self.budget.writes,
-            give_ups: self.budget.give_ups,
-            wall_jumps: self.budget.wall_jumps,
-            late: self.budget.late,
-            ..state.left
-        } == self.budget;
-        let record_len = state.record.as_ref().map_or(0, |record| record.len.into());
-        // A take that overtakes its own quit is a fault as well: its lease lapses.
-        let patience = if unharmed && self.fifo {
-            0
-        } else {
-            record_len + self.granule - 1
-        };
-        let mut state = state.clone();
-        let mut wait: Vec<bool> = state.tabs.iter().map(|t| t.life == Life::Awake).collect();
-        for _ in 0..=patience {
-            // Rounds enough for one to release to the other, in whatever order they look.
-            for _ in 0..=2 * wait.len() {
-                for (i, waits) in wait.iter_mut().enumerate() {
-                    if state.tabs[i].life != Life::Awake {
-                        continue;
-                    }
-                    if state.tabs[i].lease.is_some() {
-                        *waits = false;
-                        self.act(&mut state, i, Deed::Release);
-                    } else if *waits {
-                        self.act(&mut state, i, Deed::Ask);
-                    }
-                    while !quiet(&state.tabs[i]) {
-                        if !state.tabs[i].outbox.is_empty() {
-                            self.apply(&mut state, i, 0, Pace::Applied);
-                        }
-                        if !state.tabs[i].inbox.is_empty() {
-                            self.deliver(&mut state, i, 0);
-                        }
-                    }
-                }
-                if !wait.contains(&true) {
-                    return state.fault.is_none();
-                }
-            }
-            self.step(&mut state, Action::Tick);
-        }
-        false
     }
+}
 
-    /// Nothing is under way, and a tab that asks for nothing is named as the holder, while nobody
-    /// waits: it must not be locked out by itself.
-    pub fn own_lease_is_no_obstacle(&self, state: &State) -> bool {
-        let alone = |r: &&Record| r.queue.is_empty();
-        let record = state.record.as_ref().filter(alone);
-        let Some(holder) = record.and_then(|r| r.holder.as_ref()) else {
-            return true;
-        };
-        (0..state.tabs.len()).all(|i| {
-            let tab = &state.tabs[i];
-            let idle = tab.life == Life::Awake && tab.asking.is_none();
-            let twins = self.kinds.iter().filter(|k| k.tab == self.kinds[i].tab);
-            // A take that overtakes its own quit does lock its tab out, for a lease.
-            if !idle
-                || !self.fifo
-                || twins.count() > 1
-                || holder.tab != tab_name(self.kinds[i].tab)
-                || !tab.outbox.is_empty()
-                || !tab.inbox.is_empty()
-            {
-                return true;
-            }
-            let mut state = state.clone();
-            self.act(&mut state, i, Deed::Ask);
-            self.apply(&mut state, i, 0, Pace::Applied);
-            self.deliver(&mut state, i, 0);
-            state.tabs[i].lease.is_some()
-        })
-    }
+fn is_take(sent: &Sent) -> bool {
+    matches!(sent.what, What::Command(Command::Take(_)))
 }
 
 impl Tab {
@@ -879,67 +1285,21 @@ impl Tab {
         }
     }
 
-    /// The request is over: nobody waits for answers to its takes and renewals any more.
+    /// The request is over. Nobody waits for answers to its renewals any more; those to its takes are
+    /// heard, in case that its quit was overtaken.
     fn forget(&mut self) {
-        let dropped = |sent: &Sent| !matches!(sent.what, What::Command(Command::Quit { .. }));
+        let dropped = |sent: &Sent| match &sent.what {
+            What::Command(Command::Renew { .. } | Command::Claim { .. }) | What::Write(..) => true,
+            What::Command(_) => false,
+        };
         self.asking = None;
         self.lease = None;
+        self.untold = None;
         self.inbox.retain(|answer| !dropped(&answer.to));
         for sent in &mut self.outbox {
             sent.awaited &= !dropped(sent);
         }
     }
-}
-
-/// What is wrong with a change of hands, if anything.
-fn fault_of_hands(found: Option<&Record>, write: &Record) -> Option<&'static str> {
-    let found = found.filter(|found| found.epoch == write.epoch)?;
-    if write.token < found.token {
-        Some("a token went backwards")
-    } else if write.holder.is_some() && write.holder != found.holder && write.token == found.token {
-        Some("a token changed hands")
-    } else {
-        None
-    }
-}
-
-/// What is wrong with who waits, if anything: first in, first out.
-fn fault_of_queue(
-    found: Option<&Record>,
-    command: &Command,
-    write: &Record,
-) -> Option<&'static str> {
-    let found = found.filter(|found| found.epoch == write.epoch)?;
-    let stay: Vec<_> = found
-        .queue
-        .iter()
-        .filter(|w| write.queue.contains(w))
-        .collect();
-    if write.queue.iter().take(stay.len()).ne(stay) {
-        return Some("the order of those who wait has changed");
-    }
-    let quits = |who| found.holder.as_ref() == Some(who);
-    match (command, found.queue.first()) {
-        (Command::Quit { who }, Some(head))
-            if quits(who) && write.holder.as_ref() != Some(&head.who) =>
-        {
-            Some("a released lock did not go to who waited longest")
-        }
-        _ => None,
-    }
-}
-
-/// A write is committed. G1 as token order, and G2.
-fn commit(state: &mut State, write: &Written) {
-    let overtaken = state.register.as_ref().is_some_and(|last| {
-        last.epoch == write.epoch
-            && (write.token < last.token || write.token == last.token && write.who != last.who)
-    });
-    let outlived = state.record.as_ref().map(|record| record.epoch) != Some(write.epoch);
-    if overtaken || outlived {
-        state.fault = Some("a stale write was committed");
-    }
-    state.register = Some(write.clone());
 }
 
 fn unexpected(something: bool) -> &'static str {
@@ -954,6 +1314,6 @@ pub const fn ticks(ticks: u64) -> Duration {
     Duration::from_millis(ticks)
 }
 
-fn tab_name(tab: usize) -> String {
+pub fn tab_name(tab: usize) -> String {
     ["a", "b", "c", "d"][tab].to_owned()
 }

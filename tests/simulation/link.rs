@@ -12,11 +12,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tab_lease::rules::{Command, Outcome};
+use tab_lease::rules::{Command, Outcome, Proof, Take};
 use tab_lease::{BackingStore, MemoryStore};
 use tokio::time::sleep;
 
 use crate::tab::{ms, once};
+use crate::voice::{Event, tab_of};
 use crate::world::{State, World};
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
@@ -39,28 +40,47 @@ pub struct Weather {
     pub late: u32,
     pub slow: u32,
     pub wall_jump: u32,
+    /// What else happens to claims and passes: then a lease that was handed on by a message is in no
+    /// record for long.
+    pub unwritten: u32,
     /// The usual delay, each way; and the one when nothing is wrong. With none at all, what is a ms
     /// early or late is found out soonest.
     pub delay: u64,
     pub least: u64,
     pub unordered: bool,
+    /// Of messages between tabs.
+    pub word_lost: u32,
+    pub word_twice: u32,
+    pub word_late: u32,
+    pub word_delay: u64,
+    /// How far a clock may be ahead of the event loop when a message comes: see
+    /// [`tab`](crate::tab). The shorter, the more turns.
+    pub ahead: u64,
     /// From when on stores are as good as stores are: a few ms each way, and no fault.
     pub calm_from: u64,
 }
 
 impl Weather {
     pub fn draw(dice: &mut fastrand::Rng, calm_from: u64) -> Self {
-        let mut chance = |of: u32| if dice.bool() { 0 } else { dice.u32(0..of) };
+        fn share(dice: &mut fastrand::Rng, of: u32) -> u32 {
+            if dice.bool() { 0 } else { dice.u32(0..of) }
+        }
         Self {
-            fail: chance(150),
-            lose_answer: chance(150),
-            stall: chance(60),
-            late: chance(100),
-            slow: chance(300),
-            wall_jump: chance(500),
+            fail: share(dice, 150),
+            lose_answer: share(dice, 150),
+            stall: share(dice, 60),
+            late: share(dice, 100),
+            slow: share(dice, 300),
+            wall_jump: share(dice, 500),
+            unwritten: if dice.bool() { share(dice, 900) } else { 0 },
             delay: *dice.choice([0, 2, 10, 60].iter()).unwrap(),
             least: *dice.choice([0, 0, 2].iter()).unwrap(),
             unordered: dice.u8(0..8) == 0,
+            word_lost: share(dice, 300),
+            word_twice: share(dice, 300),
+            word_late: share(dice, 300),
+            word_delay: *dice.choice([0, 1, 5, 30].iter()).unwrap(),
+            ahead: *dice.choice([1, 5, 10, 20, 40].iter()).unwrap(),
             calm_from,
         }
     }
@@ -76,7 +96,9 @@ struct Fate {
     error: bool,
 }
 
-fn fate(weather: &Weather, dice: &mut fastrand::Rng, calm: bool, take: bool) -> Fate {
+fn fate(weather: &Weather, dice: &mut fastrand::Rng, calm: bool, command: &Command) -> Fate {
+    let take = matches!(command, Command::Take(_));
+    let handed_on = matches!(command, Command::Claim { .. } | Command::Pass { .. });
     let mut fate = Fate {
         name: "",
         before: Some(dice.u64(0..=weather.least)),
@@ -96,7 +118,13 @@ fn fate(weather: &Weather, dice: &mut fastrand::Rng, calm: bool, take: bool) -> 
         roll = if comes { u32::MAX } else { roll - chance };
         comes
     };
-    if comes(weather.fail) {
+    if handed_on && comes(weather.unwritten) {
+        if dice.bool() {
+            (fate.name, fate.before, fate.error) = (" ✗ fails", None, true);
+        } else {
+            (fate.name, fate.before) = (" ✗ in transit", Some(dice.u64(50..=1500)));
+        }
+    } else if comes(weather.fail) {
         (fate.name, fate.before, fate.error) = (" ✗ fails", None, true);
     } else if comes(weather.lose_answer) {
         (fate.name, fate.error) = (" ✗ answer lost", true);
@@ -138,6 +166,12 @@ pub struct Wire {
     pub free_since: Option<u64>,
     /// The longest queue since the calm.
     pub longest_queue: usize,
+    /// Length, token and count of the record, as it stands; and the tabs of the holder and the queue, in
+    /// order, with what it says of their beacons.
+    pub len: u64,
+    pub token: u64,
+    pub count: u64,
+    pub involved: Vec<(usize, bool)>,
 }
 
 #[derive(Clone)]
@@ -187,8 +221,7 @@ impl State {
         let now = self.now;
         let calm = now >= self.weather.calm_from;
         let link = &mut self.tabs[tab];
-        let take = matches!(command, Command::Take(_));
-        let fate = fate(&self.weather, &mut link.dice, calm, take);
+        let fate = fate(&self.weather, &mut link.dice, calm, &command);
         // Somebody who asks without pausing would stop virtual time.
         link.sent_now = if link.sent_at == now {
             link.sent_now + 1
@@ -208,7 +241,7 @@ impl State {
             take.fresh.epoch = 1;
         }
         let quit = matches!(command, Command::Quit { .. });
-        if quit && fate.before.is_none() {
+        if matches!(command, Command::Quit { .. } | Command::Pass { .. }) && fate.before.is_none() {
             link.quit_lost = true;
         }
         let lands = fate.before.map(|before| {
@@ -224,10 +257,27 @@ impl State {
         let answered = fate.after.map(|after| lands.unwrap_or(now) + after);
         let survives = quit || link.dice.bool();
         // Whoever waits for an answer that never comes stops waiting at the end of its lease.
-        let lease = u64::from(link.config.lease_ms);
+        let lease = link.longest_lease();
+        let idle = matches!(command, Command::Renew { len, .. } if len > link.config.lease_ms);
+        let asks = matches!(
+            &command,
+            Command::Take(Take {
+                proof: Proof::Delegated { .. },
+                ..
+            })
+        );
+        if let Command::Claim { token, .. } = command {
+            let by_store = (token, 0) == (self.wire.token, self.wire.count);
+            self.counts.started_by_word_of_the_store += u64::from(by_store);
+        }
+        self.counts.idle_renewals += u64::from(idle);
+        self.counts.grants_asked_first += u64::from(asks);
         let disturbed = lands.max(answered.or(Some(now + lease))).unwrap_or(now);
         if !calm {
             self.wire.trouble_until = self.wire.trouble_until.max(disturbed);
+        }
+        if matches!(command, Command::Pass { .. }) && !self.tabs[tab].speaks {
+            self.fail(|| format!("tab {tab} hands a lease on by message, and has no channel"));
         }
         if storm {
             self.fail(|| format!("tab {tab} asks and asks without a pause"));
@@ -271,6 +321,14 @@ impl State {
             self.wire.memory.set_record(&key, Some(record));
         }
         let what = brief(&command);
+        let dead = matches!(
+            &command,
+            Command::Take(Take {
+                proof: Proof::Dead(_),
+                ..
+            })
+        );
+        let pass = matches!(command, Command::Pass { .. });
         let sighting = |memory: &MemoryStore| memory.record(&key).map(|record| record.sighting());
         let before = sighting(&self.wire.memory);
         let std::task::Poll::Ready(Ok(outcome)) = once(self.wire.memory.apply(&key, command))
@@ -278,15 +336,14 @@ impl State {
             unreachable!("the memory store answers at once");
         };
         self.log(|| format!("  store: tab {tab}'s {what} → {}", told(&outcome)));
+        self.counts.takeovers_by_beacon += u64::from(dead && matches!(outcome, Outcome::Held(_)));
+        let granted = matches!(outcome, Outcome::Gone { granted: Some(_) });
+        self.counts.passes_needed += u64::from(pass && granted);
         // A lease begins or is extended; also one that a quit, or a take that names one, grants.
         if sighting(&self.wire.memory) != before {
             self.wire.granted_at = self.now;
         }
-        if let Some(record) = self.wire.memory.record(&key) {
-            let free_since = self.wire.free_since.unwrap_or(self.now);
-            self.wire.free_since = record.holder.is_none().then_some(free_since);
-            self.wire.longest_queue = self.wire.longest_queue.max(record.queue.len());
-        }
+        self.look_at_record();
         if let Some(found) = self.ops.get_mut(&op) {
             found.answer.get_or_insert(Ok(outcome));
         }
@@ -305,13 +362,30 @@ pub enum Parcel {
     Command(u64),
     /// A write that carries a fencing token, to whatever the lock protects.
     Write { tab: usize, token: u64 },
+    /// Something for a tab to hear.
+    Event { to: usize, event: Event },
+    /// The beacon of a tab goes out.
+    Out(usize),
+}
+
+impl Parcel {
+    /// Whether a tab may hear of it.
+    pub fn is_word(&self) -> bool {
+        matches!(self, Self::Event { .. } | Self::Out(_))
+    }
 }
 
 fn brief(command: &Command) -> String {
     match command {
-        Command::Take(take) if take.unchanged.is_some() => "take over".to_owned(),
-        Command::Take(_) => "take".to_owned(),
-        Command::Renew { token, .. } => format!("renew {}", short(*token)),
+        Command::Take(take) => match &take.proof {
+            Proof::None => "take".to_owned(),
+            Proof::Unchanged(_) => "take over".to_owned(),
+            Proof::Delegated { token, .. } => format!("take what {} gave", short(*token)),
+            Proof::Dead(tabs) => format!("take over from {} dead", tabs.len()),
+        },
+        Command::Claim { token, .. } => format!("claim {}", short(*token)),
+        Command::Renew { token, len, .. } => format!("renew {} for {len} ms", short(*token)),
+        Command::Pass { token, .. } => format!("pass of {}", short(*token)),
         Command::Quit { .. } => "quit".to_owned(),
     }
 }
@@ -322,10 +396,17 @@ fn told(outcome: &Outcome) -> String {
         Outcome::Waiting(waiting) => {
             let sighting = waiting.sighting;
             let (token, count) = (short(sighting.token), sighting.count);
-            format!("waiting, saw {token}.{count}, {} ahead", waiting.ahead)
+            let before = waiting.before.len();
+            format!("waiting, saw {token}.{count}, {before} before it")
         }
         Outcome::Refused => "refused".to_owned(),
-        Outcome::Gone { .. } => "gone".to_owned(),
+        Outcome::Gone { granted: None } => "gone".to_owned(),
+        Outcome::Gone {
+            granted: Some(granted),
+        } => {
+            let to = tab_of(&granted.to.who.tab).unwrap_or(usize::MAX);
+            format!("gone, tab {to} has {}", short(granted.token))
+        }
     }
 }
 

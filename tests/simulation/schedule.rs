@@ -18,16 +18,17 @@ use std::sync::{Arc, Once};
 
 use tab_lease::Config;
 
-use crate::link::{Link, Weather, wall};
+use crate::link::{Parcel, Weather, wall};
 use crate::tab::Tab;
-use crate::user::{User, holder};
-use crate::world::{Counts, Lock, TabState, WAY_MS, World};
+use crate::user::User;
+use crate::voice::{Lamp, Voice, listen, tab_of};
+use crate::world::{Counts, TabState, WAY_MS, World};
 
 /// How far a tab without timers is wound forward.
 const HORIZON_MS: u64 = 1_000;
 
 /// Of one section: the wait and the use of the lock, when nothing is disturbed any more.
-const SECTION_MS: u64 = 5_000;
+const SECTION_MS: u64 = 8_000;
 
 pub struct Story {
     pub failure: Option<String>,
@@ -58,13 +59,23 @@ pub fn play(seed: u64, log: bool) -> Story {
 /// What happens to a tab.
 struct Plan {
     tab: Option<Tab>,
+    voice: Option<Voice>,
     callers: usize,
     sections: usize,
     freezes_at: u64,
     /// It waits with freezing until it holds.
     freezes_holding: bool,
     crashes_at: u64,
-    crashes_holding: bool,
+    crashes_when: When,
+}
+
+/// What a tab waits for with crashing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Anything,
+    Holds,
+    /// It has just handed the lease on, which the record does not say yet.
+    HandedOn,
 }
 
 struct Stage {
@@ -78,6 +89,9 @@ struct Stage {
     /// Mean time between two freezes of a tab, if there are any; the longest of them.
     freezing: Option<(u64, u64)>,
     crashing: bool,
+    /// In how many of 100 tabs there are messages, and beacons.
+    speaking: u32,
+    shining: u32,
     quiet_from: u64,
     /// From when on a lease is taken away by force, once.
     usurped_from: u64,
@@ -101,9 +115,11 @@ impl Stage {
         } else {
             u64::MAX
         };
+        let speaking = [0, 60, 100, 100, 100][dice.usize(0..5)];
+        let shining = [0, 0, 60, 100, 100][dice.usize(0..5)];
         let world = World::new(key, weather.clone(), dice.fork(), log);
         world.state().log(|| {
-            format!("seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, quiet from {quiet_from}")
+            format!("seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, speaking {speaking}, shining {shining}, quiet from {quiet_from}")
         });
         let mut stage = Self {
             world: Arc::new(world),
@@ -113,6 +129,8 @@ impl Stage {
             sections: 0,
             freezing,
             crashing,
+            speaking,
+            shining,
             quiet_from,
             usurped_from,
             dice,
@@ -139,10 +157,16 @@ impl Stage {
         let config = Config {
             lease_ms,
             heartbeat_ms,
+            idle_lease_ms: lease_ms * [1, 1, 3, 5][dice.usize(0..4)],
             ..Default::default()
         };
+        let (speaks, beacon) = (
+            dice.u32(0..100) < self.speaking,
+            dice.u32(0..100) < self.shining,
+        );
         let plan = Plan {
             tab: None,
+            voice: None,
             callers,
             sections,
             freezes_at: opens_at,
@@ -152,7 +176,8 @@ impl Stage {
             } else {
                 u64::MAX
             },
-            crashes_holding: dice.bool(),
+            crashes_when: [When::Anything, When::Holds, When::Holds, When::HandedOn]
+                [dice.usize(0..4)],
         };
         let mut own = dice.fork();
         let state = TabState {
@@ -167,6 +192,12 @@ impl Stage {
             sent_at: 0,
             sent_now: 0,
             quit_lost: self.world.state().weather.unordered,
+            speaks,
+            beacon,
+            lamp: Lamp::draw(dice, opens_at),
+            tries_until: 0,
+            handed_on: 0,
+            inbox: Vec::new(),
         };
         let tab = self.world.state().enter(state);
         self.tabs.push(plan);
@@ -256,7 +287,7 @@ impl Stage {
         {
             let ((at, _), parcel) = entry.remove_entry();
             state.now = at;
-            state.deliver(&parcel);
+            state.deliver(parcel);
             return true;
         }
         let Some(Reverse((now, _, tab))) = self.agenda.pop() else {
@@ -281,8 +312,16 @@ impl Stage {
         if self.freezes(now, tab) || self.crashes(now, tab) {
             return;
         }
-        let open = self.tabs[tab].tab.as_mut().expect("it is open");
-        let next = open.turn(now, now + HORIZON_MS);
+        let until = self.horizon(now, tab);
+        let plan = &mut self.tabs[tab];
+        let open = plan.tab.as_mut().expect("it is open");
+        let voice = plan.voice.as_ref().expect("it is open");
+        let heard = std::mem::take(&mut self.world.state().tabs[tab].inbox);
+        let next = open.turn(now, until, || {
+            for event in heard {
+                listen(&self.world, tab, voice, event, self.dice.bool());
+            }
+        });
         let mut state = self.world.state();
         state.counts.turns += 1;
         if let Some(panic) = PANIC.take() {
@@ -293,23 +332,57 @@ impl Stage {
         self.due(next, tab);
     }
 
+    /// How far a tab may be wound forward. What others say will be heard at the end of that at the
+    /// latest; nobody says anything before their own next turn, or before they hear something.
+    fn horizon(&mut self, now: u64, tab: usize) -> u64 {
+        let state = self.world.state();
+        let calm = now >= state.weather.calm_from;
+        let this = &state.tabs[tab];
+        let listens =
+            state.wire.involved.iter().any(|(other, _)| *other == tab) || now < this.tries_until;
+        if !listens || !(this.speaks || this.beacon) {
+            return now + HORIZON_MS;
+        }
+        let others = self
+            .agenda
+            .iter()
+            .filter(|Reverse((.., other))| *other != tab);
+        let next = others
+            .map(|Reverse((at, ..))| *at)
+            .min()
+            .unwrap_or(u64::MAX);
+        let words = state.parcels.iter().find(|(_, parcel)| parcel.is_word());
+        let next = next.min(words.map_or(u64::MAX, |((at, _), _)| *at));
+        let ahead = if calm {
+            state.weather.ahead.clamp(3, 10)
+        } else {
+            state.weather.ahead
+        };
+        next.max(now + self.dice.u64(1..=ahead))
+            .min(now + HORIZON_MS)
+    }
+
     fn open(&mut self, now: u64, tab: usize) {
         let (open, clock) = Tab::open(now);
         let mut state = self.world.state();
         state.counts.tabs += 1;
         state.tabs[tab].clock = Some(clock);
         let config = state.tabs[tab].config;
-        let key = state.wire.key.clone();
-        state.log(|| format!("tab {tab} opens: {config:?}"));
+        let (speaks, beacon) = (state.tabs[tab].speaks, state.tabs[tab].beacon);
+        state.log(|| format!("tab {tab} opens: {config:?}, speaks: {speaks}, beacon: {beacon}"));
         drop(state);
-        let lock = self.lock(&open, tab, key, config);
+        let voice = Voice::of(&self.world, tab, speaks, beacon);
+        let lock = open.enter(|| voice.lock(&self.world, tab, config));
+        let object = self.world.object();
         let plan = &mut self.tabs[tab];
         let local = Arc::new(tokio::sync::Mutex::new(()));
         for index in 0..plan.callers {
-            let user = User {
+            let mut user = User {
                 world: Arc::clone(&self.world),
                 tab,
                 lock: lock.clone(),
+                object,
+                voice: voice.clone(),
                 config,
                 dice: self.dice.fork(),
                 index: index as u64 + 1,
@@ -317,19 +390,19 @@ impl Stage {
                 local: Arc::clone(&local),
                 _busy: self.world.user(),
             };
+            if index > 0 && self.dice.bool() {
+                // A lock object of its own, which contends with the other one of the tab.
+                user.lock = open.enter(|| lock.apart());
+                user.object = self.world.object();
+                user.alone = true;
+                user.local = Arc::default();
+                self.world.state().counts.apart += 1;
+            }
             open.spawn(user.run(plan.sections));
         }
         plan.tab = Some(open);
+        plan.voice = Some(voice);
         self.unopened -= 1;
-    }
-
-    fn lock(&self, open: &Tab, tab: usize, key: String, config: Config) -> Lock {
-        let link = Link {
-            world: Arc::clone(&self.world),
-            tab,
-        };
-        let lock = open.enter(|| Lock::with_config(link, key, holder(tab), config));
-        lock.expect("the settings are valid")
     }
 
     /// Whether it stands still from now on, for a while.
@@ -351,7 +424,7 @@ impl Stage {
         let longest = self.freezing.map_or(0, |(_, longest)| longest);
         let wakes_at = now + self.dice.u64(1..=longest);
         state.counts.freezes += 1;
-        let lease = u64::from(state.tabs[tab].config.lease_ms);
+        let lease = state.tabs[tab].longest_lease();
         state.counts.overslept += u64::from(holds && wakes_at > now + lease);
         state.tabs[tab].frozen = true;
         state.tabs[tab].freezes.push((now, wakes_at));
@@ -370,15 +443,33 @@ impl Stage {
         }
         let mut state = self.world.state();
         let holds = state.believes(tab);
-        if plan.crashes_holding && !holds {
+        let handed_on = now < state.tabs[tab].handed_on + 20;
+        let due = match plan.crashes_when {
+            When::Anything => true,
+            When::Holds => holds,
+            When::HandedOn => handed_on,
+        };
+        if !due {
             return false;
         }
+        state.counts.crashes_handed_on += u64::from(handed_on);
         state.counts.crashes += 1;
         state.counts.crashes_holding += u64::from(holds);
         state.log(|| format!("tab {tab} CRASHES"));
         state.tabs[tab].crashed = true;
+        let heard = std::mem::take(&mut state.tabs[tab].inbox);
+        let lamp = &mut state.tabs[tab].lamp;
+        if now < lamp.lit_at {
+            lamp.lit_at = u64::MAX;
+        } else if state.tabs[tab].beacon {
+            let at = now + state.tabs[tab].lamp.glows;
+            state.counts.beacons_out += 1;
+            state.post(at, Parcel::Out(tab));
+        }
         drop(state);
+        drop(heard);
         self.tabs[tab].tab = None;
+        self.tabs[tab].voice = None;
         self.world.state().tabs[tab].clock = None;
         if self.tabs.len() < 16 && self.dice.bool() {
             let opens_at = now + self.dice.u64(0..500);
@@ -400,11 +491,11 @@ impl Stage {
             .and_then(|record| Some((record.holder?.tab, u64::from(record.len))));
         let mut allowed = WAY_MS;
         if let Some((holder, len)) = holder {
-            let name = holder.split('#').next().unwrap_or_default();
-            let tab = name.trim_start_matches("tab ").parse::<usize>();
-            match tab.map(|tab| &state.tabs[tab]) {
-                Ok(left) if !left.crashed && !left.quit_lost => {
-                    state.fail(|| format!("G3: {name} let go, but the record says that it holds"));
+            match tab_of(&holder).map(|tab| (tab, &state.tabs[tab])) {
+                Some((name, left)) if !left.crashed && !left.quit_lost => {
+                    state.fail(|| {
+                        format!("G3: tab {name} let go, but the record says that it holds")
+                    });
                 }
                 _ => allowed += len,
             }
@@ -420,10 +511,12 @@ impl Stage {
         let (open, clock) = Tab::open(start);
         let mut state = self.world.state();
         state.tabs[last].clock = Some(clock);
-        let (key, config) = (state.wire.key.clone(), state.tabs[last].config);
+        let config = state.tabs[last].config;
+        let (speaks, beacon) = (state.tabs[last].speaks, state.tabs[last].beacon);
         state.log(|| format!("tab {last} comes last"));
         drop(state);
-        let lock = self.lock(&open, last, key, config);
+        let voice = Voice::of(&self.world, last, speaks, beacon);
+        let lock = open.enter(|| voice.lock(&self.world, last, config));
         let world = Arc::clone(&self.world);
         let busy = world.user();
         open.spawn(async move {
@@ -431,7 +524,7 @@ impl Stage {
             let guard = lock.acquire(None).await;
             drop(waiting);
             match guard {
-                Ok(guard) => drop(world.acquired(last, guard)),
+                Ok(guard) => drop(world.acquired(last, world.object(), guard)),
                 Err(error) => world
                     .state()
                     .fail(|| format!("the last tab is told: {error}")),
@@ -444,6 +537,7 @@ impl Stage {
             drop(busy);
         });
         self.tabs[last].tab = Some(open);
+        self.tabs[last].voice = Some(voice);
         self.unopened -= 1;
         self.run_until_done();
     }

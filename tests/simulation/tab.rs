@@ -7,10 +7,10 @@
 //! Virtual time is the event loop's ([`schedule`](crate::schedule)). A tab's clock follows it: a
 //! [turn](Tab::turn) runs all that can run now, then winds the clock forward to the tab's next timer
 //! and stops there, before anything has seen it. The event loop gives the next turn when everybody
-//! else is done up to that time. This is sound as long as nothing but its own timers can wake a tab
-//! in between, and that holds: whatever comes from outside comes through the link, which sets a
-//! timer for it. A message from another tab, sent at some time, must not be due before `until` of a
-//! turn given earlier: `until` bounds how far ahead a clock can be.
+//! else is done up to that time. A clock never goes back, so whatever comes from outside in between
+//! is heard when the clock has got there: at the tab's next timer, or at `until`. Answers of the store
+//! need not wait for that, since the link sets a timer for each. Messages and beacons do, which is one
+//! more delay of theirs; `until` bounds it, so it is near for a tab that may be spoken to.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -85,9 +85,9 @@ impl Tab {
         drop(self.runtime.spawn(task));
     }
 
-    /// Runs everything that can run at `now`. Answers when its next timer is due, `until` at the
-    /// latest.
-    pub fn turn(&mut self, now: u64, until: u64) -> u64 {
+    /// Runs everything that can run at `now`, first of all `heard`: what came from outside. Answers when
+    /// its next timer is due, `until` at the latest.
+    pub fn turn(&mut self, now: u64, until: u64, heard: impl FnOnce()) -> u64 {
         let start = self.origin + ms(now - self.born);
         let end = self.origin + ms(until - self.born);
         let turn = Arc::clone(&self.turn);
@@ -97,6 +97,7 @@ impl Tab {
             if !behind.is_zero() {
                 let _ = once(advance(behind));
             }
+            heard();
             let mut limit = pin!(sleep_until(end));
             poll_fn(|context| {
                 let now = Instant::now();

@@ -6,20 +6,24 @@ use std::time::Duration;
 use tab_lease::{Config, LockError};
 use tokio::time::sleep;
 
-use crate::link::{Link, Unreliable};
+use crate::link::Unreliable;
 use crate::tab::ms;
+use crate::voice::Voice;
 use crate::world::{Busy, Guard, Lock, World};
 
 pub struct User {
     pub world: Arc<World>,
     pub tab: usize,
     pub lock: Lock,
+    /// The lock object's number.
+    pub object: u64,
+    pub voice: Voice,
     pub config: Config,
     pub dice: fastrand::Rng,
-    /// Which caller of its tab, and whether it is the only one.
+    /// Which caller of its tab, and whether it is the only one of its lock object.
     pub index: u64,
     pub alone: bool,
-    /// Callers in one tab share the lock; among themselves they use this.
+    /// Callers of one lock object share the lock; among themselves they use this.
     pub local: Arc<tokio::sync::Mutex<()>>,
     pub _busy: Busy,
 }
@@ -75,7 +79,9 @@ impl User {
             55..65 => {
                 self.note(|| "tries once".to_owned());
                 match self.lock.try_lock_once().await {
-                    Ok(guard) => guard.map(|guard| self.world.acquired(self.tab, guard)),
+                    Ok(guard) => {
+                        guard.map(|guard| self.world.acquired(self.tab, self.object, guard))
+                    }
                     Err(error) => self.refused(Err(error)),
                 }
             }
@@ -83,7 +89,7 @@ impl User {
                 let longest = [None, Some(40), Some(160)][self.dice.usize(0..3)];
                 self.note(|| format!("spins, up to {longest:?}"));
                 match self.lock.spin_lock(longest).await {
-                    Ok(guard) => Some(self.world.acquired(self.tab, guard)),
+                    Ok(guard) => Some(self.world.acquired(self.tab, self.object, guard)),
                     Err(error) => self.refused(Err(error)),
                 }
             }
@@ -125,7 +131,7 @@ impl User {
             self.fail("a wait without a deadline timed out");
         }
         match answer {
-            Ok(guard) => Some(self.world.acquired(self.tab, guard)),
+            Ok(guard) => Some(self.world.acquired(self.tab, self.object, guard)),
             error => self.refused(error),
         }
     }
@@ -222,13 +228,8 @@ impl User {
         if way == 1 && self.alone {
             // The lock object goes too, and a new one takes its place.
             drop(guard);
-            let link = Link {
-                world: Arc::clone(&self.world),
-                tab: self.tab,
-            };
-            let (key, holder) = (self.world.state().wire.key.clone(), holder(self.tab));
-            let lock = Lock::with_config(link, key, holder, self.config);
-            self.lock = lock.expect("the settings are valid");
+            self.lock = self.voice.lock(&self.world, self.tab, self.config);
+            self.object = self.world.object();
             return;
         }
         let Ok(guard) = Arc::try_unwrap(guard) else {
@@ -238,15 +239,10 @@ impl User {
         guard.release().await;
         let end = self.now();
         self.in_turn().await;
-        let latest = start + u64::from(self.config.lease_ms);
+        let latest = start + self.world.state().tabs[self.tab].longest_lease();
         let at_work = self.world.state().tabs[self.tab].at_work(latest);
         if end > at_work {
             self.fail("G6: a release was waited for past the end of the lease");
         }
     }
-}
-
-/// What a tab calls itself.
-pub fn holder(tab: usize) -> String {
-    format!("tab {tab}")
 }

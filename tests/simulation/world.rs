@@ -15,6 +15,7 @@ use tab_lease::{
 
 use crate::link::{Link, Op, Parcel, Weather, Wire, short};
 use crate::tab::{Clock, once};
+use crate::voice::{Event, Lamp, Watch, tab_of};
 
 pub type Lock = CrossProcessStoreLock<Link>;
 pub type Guard = CrossProcessStoreLockGuard;
@@ -42,21 +43,48 @@ counts! {
     /// Freezes of a holder that outlasted its lease.
     overslept,
     crashes,
-    /// Of a holder.
+    /// Of a holder; of one that has just handed the lease on.
     crashes_holding,
+    crashes_handed_on,
     increments,
     fenced_writes,
     /// Writes of a stale holder that the fencing token kept out.
     fenced_off,
     /// Leases taken away by force.
     usurped,
+    /// Lock objects beside another one of their tab.
+    apart,
+    messages,
+    messages_lost,
+    messages_late,
+    messages_repeated,
+    /// Grants by one message, before any store knew; and by the store, with a message after it.
+    delegations,
+    grants_of_the_store,
+    /// Leases that started at once by a message of the former kind, and of the latter.
+    started_by_delegation,
+    started_by_word_of_the_store,
+    grants_asked_first,
+    /// Passes that found the lease not claimed yet.
+    passes_needed,
+    /// Leases without a guard that were taken again, or given away.
+    lingers_taken_again,
+    lingers_ended_by_message,
+    /// Messages of waiters that have given up.
+    leaves,
+    tries_answered_free,
+    tries_answered_busy,
+    watches,
+    beacons_out,
+    takeovers_by_beacon,
+    idle_renewals,
     commands,
     turns,
     virtual_seconds,
 }
 
 /// To the store and back in the calm, with room to spare.
-pub const WAY_MS: u64 = 20;
+pub const WAY_MS: u64 = 25;
 
 /// The outside of a tab.
 pub struct TabState {
@@ -71,8 +99,18 @@ pub struct TabState {
     pub last_landing: u64,
     pub sent_at: u64,
     pub sent_now: u32,
-    /// A quit of it never arrived.
+    /// A quit or pass of it never arrived.
     pub quit_lost: bool,
+    /// Whether it has a channel to the others, and a beacon.
+    pub speaks: bool,
+    pub beacon: bool,
+    pub lamp: Lamp,
+    /// Until when it may wait for a reply to a try.
+    pub tries_until: u64,
+    /// When it last handed a lease on by a message.
+    pub handed_on: u64,
+    /// What it hears at its next turn.
+    pub inbox: Vec<Event>,
 }
 
 impl TabState {
@@ -87,14 +125,31 @@ impl TabState {
     /// when it wakes may be an earlier answer; the beat comes after that.
     fn beat_after(&self, time: u64) -> u64 {
         let awake = self.freezes.last().map_or(0, |(_, to)| *to);
-        time.max(awake) + u64::from(self.config.heartbeat_ms) + WAY_MS
+        let mut beat = self.config.heartbeat_ms;
+        if self.beacon && self.config.idle_lease_ms > self.config.lease_ms {
+            beat = beat.max(self.config.idle_lease_ms / 3);
+        }
+        time.max(awake) + u64::from(beat) + WAY_MS
+    }
+
+    /// How long any lease of it can be.
+    pub fn longest_lease(&self) -> u64 {
+        let Config {
+            lease_ms,
+            idle_lease_ms,
+            ..
+        } = self.config;
+        u64::from(if self.beacon { idle_lease_ms } else { lease_ms })
     }
 }
 
 /// A guard that somebody has or had.
 struct Held {
     tab: usize,
+    /// The lock object, since a tab may have several.
+    object: u64,
     token: u64,
+    since: u64,
     guard: Weak<Guard>,
     lost: Pin<Box<dyn Future<Output = LeaseLost> + Send>>,
     told: bool,
@@ -116,8 +171,14 @@ pub struct State {
     next_waiter: u64,
     /// Callers that have something left to do.
     pub users: usize,
-    /// The latest tenure: tab and token.
-    latest: Option<(usize, u64)>,
+    /// The latest tenure: tab, token, lock object.
+    latest: Option<(usize, u64, u64)>,
+    pub next_object: u64,
+    pub watches: Vec<Watch>,
+    pub words_at: u64,
+    pub words_now: u32,
+    /// Since when nobody has had a guard.
+    unused_since: Option<u64>,
     /// What the lock protects: a counter, and how often it was incremented.
     pub counter: u64,
     pub increments: u64,
@@ -127,6 +188,7 @@ pub struct State {
     /// until the next beat, and is fenced off.
     usurped: (u64, u64),
     pub longest_lease: u64,
+    longest_beat: u64,
     pub counts: Counts,
     pub failure: Option<String>,
     log: Option<Vec<String>>,
@@ -147,6 +209,10 @@ impl World {
                 granted_at: 0,
                 free_since: Some(0),
                 longest_queue: 0,
+                len: 0,
+                token: 0,
+                count: 0,
+                involved: Vec::new(),
             },
             tabs: Vec::new(),
             ops: HashMap::new(),
@@ -158,11 +224,17 @@ impl World {
             next_waiter: 0,
             users: 0,
             latest: None,
+            next_object: 0,
+            watches: Vec::new(),
+            words_at: 0,
+            words_now: 0,
+            unused_since: Some(0),
             counter: 0,
             increments: 0,
             register: 0,
             usurped: (0, 0),
             longest_lease: 0,
+            longest_beat: 0,
             counts: Counts::default(),
             failure: None,
             log: log.then(Vec::new),
@@ -191,10 +263,17 @@ impl World {
         Busy(Arc::clone(self))
     }
 
-    /// A caller was given a guard.
-    pub fn acquired(&self, tab: usize, guard: Guard) -> Arc<Guard> {
+    /// The number of a lock object that is made now.
+    pub fn object(&self) -> u64 {
+        let mut state = self.state();
+        state.next_object += 1;
+        state.next_object
+    }
+
+    /// A caller was given a guard of that lock object.
+    pub fn acquired(&self, tab: usize, object: u64, guard: Guard) -> Arc<Guard> {
         let guard = Arc::new(guard);
-        self.state().acquired(tab, &guard);
+        self.state().acquired(tab, object, &guard);
         guard
     }
 
@@ -279,23 +358,49 @@ impl State {
         self.next_parcel += 1;
     }
 
-    pub fn deliver(&mut self, parcel: &Parcel) {
-        match *parcel {
+    pub fn deliver(&mut self, parcel: Parcel) {
+        match parcel {
             Parcel::Command(op) => self.land(op),
             Parcel::Write { tab, token } => {
                 self.register_write(tab, token);
             }
+            Parcel::Event { to, event } => self.hear(to, event),
+            Parcel::Out(tab) => self.go_out(tab),
         }
     }
 
     pub fn enter(&mut self, tab: TabState) -> usize {
-        self.longest_lease = self.longest_lease.max(tab.config.lease_ms.into());
+        self.longest_lease = self.longest_lease.max(tab.longest_lease());
+        self.longest_beat = self.longest_beat.max(tab.config.heartbeat_ms.into());
         self.tabs.push(tab);
         self.tabs.len() - 1
     }
 
     pub fn record(&self) -> Option<Record> {
         self.wire.memory.record(&self.wire.key)
+    }
+
+    /// The record may have changed.
+    pub fn look_at_record(&mut self) {
+        let Some(record) = self.record() else {
+            return;
+        };
+        let wire = &mut self.wire;
+        let free_since = wire.free_since.unwrap_or(self.now);
+        wire.free_since = record.holder.is_none().then_some(free_since);
+        wire.longest_queue = wire.longest_queue.max(record.queue.len());
+        wire.len = record.len.into();
+        wire.token = record.token;
+        wire.count = record.count;
+        let holder = record.holder.iter().map(|who| (who, record.beacon));
+        let queue = record
+            .queue
+            .iter()
+            .map(|waiter| (&waiter.who, waiter.beacon));
+        let involved = holder.chain(queue);
+        wire.involved.clear();
+        wire.involved
+            .extend(involved.map(|(who, beacon)| (tab_of(&who.tab).unwrap_or(usize::MAX), beacon)));
     }
 
     /// Somebody takes the lease away from its holder, by other means than the rules', and dies.
@@ -313,17 +418,19 @@ impl State {
         });
         record.token += 2;
         record.count = 0;
+        record.beacon = false;
         record.holder = Some(Requester {
             tab: "usurper".to_owned(),
             request: 1,
         });
         self.counts.usurped += 1;
         self.usurped = (record.token, self.now);
-        self.latest = Some((usize::MAX, record.token));
+        self.latest = Some((usize::MAX, record.token, 0));
         self.wire.granted_at = self.now;
         let token = short(record.token);
         self.log(|| format!("USURPED with token {token}"));
         self.wire.memory.set_record(&self.wire.key, Some(record));
+        self.look_at_record();
         true
     }
 
@@ -343,12 +450,18 @@ impl State {
 
     /// Whether a tab holds, by its own clock, even if it is frozen.
     pub fn believes(&mut self, tab: usize) -> bool {
-        self.believers().iter().any(|(held, _)| *held == tab)
+        self.believers().iter().any(|(held, ..)| *held == tab)
     }
 
-    fn believers(&mut self) -> Vec<(usize, u64)> {
+    /// Whether a guard of that tab and token has lived, at the latest since the turn before.
+    pub fn had_guard(&self, tab: usize, token: u64) -> bool {
+        self.held
+            .iter()
+            .any(|held| (held.tab, held.token) == (tab, token))
+    }
+
+    fn believers(&mut self) -> Vec<(usize, u64, u64)> {
         let now = self.now;
-        self.held.retain(|held| held.guard.strong_count() > 0);
         let mut believers = Vec::new();
         for held in &self.held {
             let Some(guard) = held.guard.upgrade() else {
@@ -356,13 +469,13 @@ impl State {
             };
             let clock = self.tabs[held.tab].clock.as_mut();
             if clock.expect("its tab is open").at(now, || guard.is_held()) {
-                believers.push((held.tab, held.token));
+                believers.push((held.tab, held.token, held.object));
             }
         }
         believers
     }
 
-    fn acquired(&mut self, tab: usize, guard: &Arc<Guard>) {
+    fn acquired(&mut self, tab: usize, object: u64, guard: &Arc<Guard>) {
         let token = guard.token();
         self.counts.acquisitions += 1;
         self.log(|| format!("tab {tab} HOLDS with token {}", short(token)));
@@ -370,16 +483,19 @@ impl State {
             self.fail(|| format!("G4: tab {tab} was given a guard that holds nothing"));
         }
         if token >= self.usurped.0 {
-            self.check_token(tab, guard);
+            self.check_token(tab, object, guard);
         }
         let lost = Box::pin(guard.lost());
         self.held.push(Held {
             tab,
+            object,
             token,
+            since: self.now,
             guard: Arc::downgrade(guard),
             lost,
             told: false,
         });
+        self.unused_since = None;
         self.check_exclusion();
         // Whoever had it before and could run since has been told.
         let other_tabs = (0..self.tabs.len()).filter(|other| *other != tab);
@@ -392,28 +508,43 @@ impl State {
     }
 
     /// G2: tokens grow at every change of hands, and it is told that there was one.
-    fn check_token(&mut self, tab: usize, guard: &Guard) {
+    fn check_token(&mut self, tab: usize, object: u64, guard: &Guard) {
         let token = guard.token();
-        if let Some((other, other_token)) = self.latest
-            && (token < other_token || token == other_token && tab != other)
+        let latest = self.latest;
+        if let Some((other, other_token, other_object)) = latest
+            && (token < other_token || token == other_token && object != other_object)
         {
             self.fail(|| {
                 format!("G2: tab {tab} has token {token}, after tab {other} had {other_token}")
             });
         }
-        if !guard.dirty() && self.latest.is_some_and(|(other, _)| other != tab) {
+        if !guard.dirty() && latest.is_some_and(|(other, ..)| other != tab) {
             self.fail(|| format!("tab {tab} was told that nobody held since it did"));
         }
-        if self.latest != Some((tab, token)) {
-            self.counts.changes_of_hands += 1;
-            self.latest = Some((tab, token));
+        let written = self.wire.token;
+        if latest == Some((tab, token, object)) {
+            let lingered = !self.had_guard(tab, token);
+            self.counts.lingers_taken_again += u64::from(lingered);
+            return;
+        }
+        self.counts.changes_of_hands += 1;
+        self.latest = Some((tab, token, object));
+        // A delegated lease runs under the next number than the record has, until it is claimed or
+        // passed. Nobody else can have written another while it may start.
+        if token == written + 1 {
+            self.counts.started_by_delegation += 1;
+        } else if token != written {
+            let (token, written) = (short(token), short(written));
+            self.fail(|| {
+                format!("G2: tab {tab} begins with token {token}, the record has {written}")
+            });
         }
     }
 
     /// G1: all who believe share one tenure.
     fn check_exclusion(&mut self) {
         let mut believers = self.believers();
-        believers.retain(|(_, token)| *token >= self.usurped.0);
+        believers.retain(|(_, token, _)| *token >= self.usurped.0);
         if let Some(first) = believers.first()
             && let Some(other) = believers.iter().find(|other| *other != first)
         {
@@ -442,7 +573,7 @@ impl State {
             held.told = once(held.lost.as_mut()).is_ready();
             if is_held
                 && held.token < self.usurped.0
-                && now > self.tabs[tab].beat_after(self.usurped.1)
+                && now > self.tabs[tab].beat_after(self.usurped.1.max(held.since))
             {
                 deceived = true;
             }
@@ -467,38 +598,90 @@ impl State {
     /// After a turn of `tab`.
     pub fn judge(&mut self, tab: usize) {
         self.held.retain(|held| held.guard.strong_count() > 0);
+        if self.held.is_empty() {
+            self.unused_since = self.unused_since.or(Some(self.now));
+        }
         self.check_notice(tab);
         self.check_exclusion();
         self.check_progress();
     }
 
     /// G3, from the calm on: while an awake tab waits in `acquire`, a lease that nobody renews is
-    /// taken over within its length and one look of the waiter, and a free one within one look.
+    /// taken over within its length and one look of the waiter, and a free one within one look. A lease
+    /// that nobody uses lingers for a beat; each who was handed it and is gone costs a lease more.
     ///
     /// A waiter looks after 10, 20, 40 … 1000 ms, and at least once per twentieth of the lease for
-    /// each who waits before it. A few ms are for the way to the store and back. One that was twice
-    /// answered too late, because of the store or because it was frozen, first makes a pause of the
-    /// former kind.
+    /// each who waits before it; per quarter, where it goes by a beacon. It leaves out a look if it has
+    /// heard meanwhile that the lock goes on. A few ms are for the way to the store and back. One that was twice answered too late, because of the store or because it was
+    /// frozen, first makes a pause of the former kind.
     fn check_progress(&mut self) {
         const MAX_BACKOFF: u64 = tab_lease::MAX_BACKOFF_MS as u64;
+        if self.waiting.is_empty() || self.now < self.weather.calm_from {
+            return;
+        }
         let queue = self.wire.longest_queue as u64;
-        let look = (self.longest_lease / 20 * (queue + 1)).min(MAX_BACKOFF) + WAY_MS;
+        let pace = if self.tabs.iter().any(|tab| tab.beacon) {
+            4
+        } else {
+            20
+        };
+        let look = 2 * (self.longest_lease / pace * (queue + 1)).min(MAX_BACKOFF) + WAY_MS;
         let calm = self.wire.trouble_until.max(self.weather.calm_from) + MAX_BACKOFF;
-        let held_len = self.record().map_or(0, |record| u64::from(record.len));
         let (since, bound) = match self.wire.free_since {
             Some(free) => (free, look),
-            None => (self.wire.granted_at, held_len + look),
+            None => (self.wire.granted_at, self.wire.len + look),
         };
-        let start = since.max(calm);
+        let lapse = self.longest_lease + look;
+        let unused = self.longest_beat + lapse * (queue + 1);
+        let unused_since = self.unused_since.unwrap_or(self.now);
         let stuck = self.waiting.values().find(|(tab, from)| {
             let tab = &self.tabs[*tab];
             let awake = tab.freezes.last().map_or(0, |(_, to)| *to + MAX_BACKOFF);
-            !tab.frozen && start.max(*from).max(awake) + bound < self.now
+            let start = calm.max(*from).max(awake);
+            let overdue =
+                since.max(start) + bound < self.now || unused_since.max(start) + unused < self.now;
+            !tab.frozen && overdue
         });
         if let Some(&(tab, from)) = stuck {
             self.fail(|| {
-                format!("G3: tab {tab} waits since {from} ms, nobody has renewed since {since} ms")
+                format!(
+                    "G3: tab {tab} waits since {from} ms, nobody has renewed since {since} ms or used it since {unused_since} ms"
+                )
             });
+        }
+        self.check_beacons(calm, look);
+    }
+
+    /// G3, from the calm on: a waiter with a beacon of its own that has only the dead before it, all of
+    /// whose beacons have gone out, has the lock within 100 ms, if it had time to see who they are.
+    fn check_beacons(&mut self, calm: u64, look: u64) {
+        const SOON_MS: u64 = 100;
+        let known_from = calm.max(self.wire.granted_at);
+        let stuck = self.waiting.values().find(|(tab, from)| {
+            let this = &self.tabs[*tab];
+            let mut places = self.wire.involved.iter().enumerate();
+            let mut mine = places.by_ref().filter(|(_, (other, _))| other == tab);
+            let (Some((place, _)), None) = (mine.next(), mine.next()) else {
+                return false;
+            };
+            if place == 0 || this.frozen || this.quit_lost || !this.beacon {
+                return false;
+            }
+            let before = self.wire.involved[..place].iter();
+            let outs = before.map(|(other, beacon)| {
+                let other = self.tabs.get(*other).filter(|_| *beacon)?;
+                other.lamp.out_at
+            });
+            let Some(out_at) = outs.collect::<Option<Vec<_>>>() else {
+                return false;
+            };
+            let out_at = out_at.into_iter().max().unwrap_or_default();
+            let awake = this.freezes.last().map_or(0, |(_, to)| *to);
+            let seen_at = known_from.max(*from).max(awake) + look;
+            out_at.max(seen_at) + SOON_MS < self.now
+        });
+        if let Some(&(tab, from)) = stuck {
+            self.fail(|| format!("G3: tab {tab} waits since {from} ms, for the dead"));
         }
     }
 

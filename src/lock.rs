@@ -550,8 +550,9 @@ impl<S: BackingStore> Shared<S> {
         lock(&self.state)
     }
 
+    /// Whether some who contend may not be reached by a message.
     pub(crate) fn is_mute(&self) -> bool {
-        self.wake.get().is_none()
+        !self.wake.get().is_some_and(Wake::is_complete)
     }
 
     pub(crate) fn is_lit(&self) -> bool {
@@ -705,7 +706,7 @@ impl<S: BackingStore> Shared<S> {
     /// Whether a lock that nobody waits for may stay for a moment: somebody may ask for it here, and
     /// whoever asks elsewhere is heard.
     pub(crate) fn lingers(&self, state: &State) -> bool {
-        !state.abandoned && self.wake.get().is_some_and(Wake::is_complete)
+        !state.abandoned && !self.is_mute()
     }
 
     /// Callers that wait for the lock look again.

@@ -337,8 +337,8 @@ large_worlds! {
     two_tabs_in_every_order_longer: loose(5, CALM);
     two_tabs_in_every_order_and_everything: loose(2, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, ..CALM });
     two_tabs_and_everything: two(3, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, late: 1, ..CALM });
-    two_tabs_that_both_come_again: two(4, Budget { late: 1, ..CALM }).requests(2);
-    two_tabs_that_hear_twice_and_late: two(3, Budget { repeats: 1, late: 2, ..CALM }).requests(2);
+    two_tabs_that_both_come_again: two(3, Budget { late: 1, ..CALM }).requests(2);
+    two_tabs_that_hear_twice_and_late: two(2, Budget { repeats: 1, late: 1, ..CALM }).requests(2);
     two_tabs_out_of_order_again: two(2, Budget { give_ups: 1, late: 1, ..CALM }).unordered().first_comes_again();
     two_tabs_with_shorter_leases_later: two(8, Budget { late: 1, ..CALM }).lens(&[6, 2]).first_comes_again();
     two_tabs_with_coarse_clocks_and_all: coarse(14, Budget { pauses: 1, late: 1, ..CALM });

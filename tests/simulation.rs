@@ -10,7 +10,8 @@
 //! - `TAB_LEASE_SEED=4711 cargo test --test simulation random` plays one, and prints all that happens.
 //!
 //! Where things are: [`tab`] is a tab that can be frozen, [`link`] its disturbed way to the store,
-//! [`voice`] the one to other tabs, [`user`] what its code does, [`world`] the judge, [`schedule`] what happens when.
+//! [`voice`] the one to other tabs, [`user`] what its code does, [`world`] the judge, [`schedule`] what
+//! happens when.
 //!
 //! Not simulated: clocks that run at different rates or in coarse steps (all clocks here show whole
 //! ms), a freeze in the middle of synchronous code (as between asking `is_held` and writing: that is

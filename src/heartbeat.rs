@@ -63,7 +63,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
     let mut lingers_until = Duration::MAX;
     let mut stirred = false;
     let mut next = shared.clock.now();
-    if shared.state().participant.is_confirmed() {
+    if !shared.state().participant.is_unclaimed() {
         next += beat;
     } else {
         // A lease that began by a message is claimed at once, but it is good already: whoever waited for
@@ -96,7 +96,10 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 if tenure.phase() == Phase::Held {
                     lingers_until = sent + beat;
                 }
-                if sent >= lingers_until || state.is_wanted() || !shared.lingers(&state) {
+                // A quit in place of the claim would leave the record with the delegator.
+                let claimed = !state.participant.is_unclaimed();
+                let over = state.is_wanted() || !shared.lingers(&state);
+                if sent >= lingers_until || claimed && over {
                     tracing::debug!(key = shared.key, token = tenure.token, "lock released");
                     return End::Released(state.release(sent, shared.is_mute()));
                 }
@@ -145,7 +148,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                     () = tenure.stirred.notified() => {
                         stirred = true;
                         let state = shared.state();
-                        if !tenure.is_used() && state.is_wanted() && state.participant.is_confirmed() {
+                        if !tenure.is_used() && state.is_wanted() && !state.participant.is_unclaimed() {
                             // Whoever waits need not wait for that as well.
                             break None;
                         }
@@ -177,6 +180,8 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 store_failed = false;
                 // An idle lease that turns out to be waited for is cut short now.
                 stirred |= state.participant.is_idle() && state.participant.is_wanted();
+                // It may have been let go of before it was claimed.
+                stirred |= !tenure.is_used();
                 tenure.extend(good_until);
                 tracing::trace!(key = shared.key, token = tenure.token, "lease renewed");
                 continue;

@@ -328,10 +328,10 @@ impl Participant {
         self.holding.is_some_and(|h| h.len > self.len)
     }
 
-    /// Whether the store has said that the lease held is ours.
+    /// Whether a lease is held that the store does not know of yet, as far as is known here.
     #[must_use]
-    pub fn is_confirmed(&self) -> bool {
-        self.holding.is_some_and(|h| h.confirmed)
+    pub fn is_unclaimed(&self) -> bool {
+        self.holding.is_some_and(|h| !h.confirmed)
     }
 
     /// Whether somebody waits for the lease held, as far as is known.

@@ -1209,7 +1209,7 @@ fn a_vouched_message_starts_the_lease_at_once() {
     assert_eq!((holding.epoch, holding.token), (1, 21));
     assert_eq!(holding.until, ms(400));
     assert_eq!(tab.participant.holding(ms(100)), Some(holding));
-    assert!(!tab.participant.is_confirmed());
+    assert!(tab.participant.is_unclaimed());
 }
 
 #[test]
@@ -1465,7 +1465,7 @@ fn a_message_that_was_asked_about_starts_by_the_answer() {
         panic!("it is ours");
     };
     assert_eq!((holding.token, holding.until), (21, ms(601)));
-    assert!(tab.participant.is_confirmed());
+    assert!(!tab.participant.is_unclaimed());
 }
 
 #[test]
@@ -1478,7 +1478,7 @@ fn a_message_starts_on_an_answer_that_shows_this_tab_at_the_head() {
         panic!("it was at the head");
     };
     assert_eq!((holding.token, holding.until), (21, ms(400)));
-    assert!(!tab.participant.is_confirmed());
+    assert!(tab.participant.is_unclaimed());
     assert!(is_claim(&tab.renew(ms(110))));
 }
 
@@ -1509,7 +1509,7 @@ fn a_takeover_that_was_under_way_and_succeeded_is_the_lease() {
     assert_eq!(tab.granted(ms(100), &grant()), Heard::Ask);
     let taken = tab.answer(&takeover, ms(110), &held_after(1, 22, Some(("other", 20))));
     assert!(matches!(taken, Taken::Held(holding) if holding.token == 22));
-    assert!(tab.participant.is_confirmed());
+    assert!(!tab.participant.is_unclaimed());
 }
 
 #[test]
@@ -1599,7 +1599,7 @@ fn an_answered_claim_is_counted_from_before_it_was_sent() {
     let claim = tab.renew(ms(101));
     let renewed = tab.renewed(&claim, ms(101), ms(150), &held(21));
     assert_eq!(renewed, Renewed::Until(ms(599)));
-    assert!(tab.participant.is_confirmed());
+    assert!(!tab.participant.is_unclaimed());
 }
 
 #[test]
@@ -1650,7 +1650,7 @@ fn a_claim_answered_after_the_lease_is_late() {
 #[test]
 fn a_lease_that_began_by_an_answer_needs_no_claim() {
     let mut tab = Tab::holding(ms(0));
-    assert!(tab.participant.is_confirmed());
+    assert!(!tab.participant.is_unclaimed());
     assert!(!is_claim(&tab.renew(ms(10))));
 }
 
@@ -1677,7 +1677,7 @@ fn a_take_that_found_the_lease_of_the_message_confirms_it() {
     let (mut tab, take) = started_with_a_take_under_way();
     assert_eq!(tab.answer(&take, ms(110), &held(21)), Taken::Confirmed);
     assert_eq!(tab.good_until(), ms(548));
-    assert!(tab.participant.is_confirmed());
+    assert!(!tab.participant.is_unclaimed());
     assert!(!is_claim(&tab.renew(ms(120))));
 }
 
@@ -1694,7 +1694,7 @@ fn a_take_that_found_an_earlier_lease_is_stale() {
     let (mut tab, take) = started_with_a_take_under_way();
     assert_eq!(tab.answer(&take, ms(110), &held(20)), Taken::Stale);
     assert!(tab.holds(ms(110)));
-    assert!(!tab.participant.is_confirmed());
+    assert!(tab.participant.is_unclaimed());
 }
 
 #[test]

@@ -454,7 +454,7 @@ impl World {
         let past = &mut state.pasts[kind.tab].clone();
         let due = after.due(past, self.clock(state, i), kind.beacon, self.wall(state));
         let Some(Due::Renew(Command::Renew { len, .. })) = due else {
-            return !holder.is_confirmed();
+            return holder.is_unclaimed();
         };
         let until = holder.good_until().unwrap_or_default() + self.margin();
         let gains = until < self.clock(state, i) + ticks(len.into());
@@ -873,7 +873,7 @@ impl World {
         };
         tab.lease = Some(lease);
         tab.untold = Some(holding.dirty);
-        let confirmed = tab.participant.is_confirmed();
+        let confirmed = !tab.participant.is_unclaimed();
         let started = Started {
             lease,
             tab: kind.tab,

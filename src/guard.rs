@@ -198,23 +198,29 @@ impl CrossProcessStoreLockGuard {
     /// to whoever waited, or the store was told, or it lingers here until the next beat and the first
     /// message ends that. Never fails: a lease that the store could not be told about lapses by itself,
     /// and nobody waits for longer than that.
-    pub async fn release(self) {
+    pub fn release(self) -> impl Future<Output = ()> + use<> {
         let tenure = Arc::clone(&self.tenure);
+        // Now, not when the future is first polled.
         drop(self);
-        let told = async {
-            loop {
-                let changed = tenure.changed.notified();
-                if tenure.phase() != Phase::Held || tenure.is_used() {
-                    return;
-                }
-                changed.await;
+        async move { released(&tenure).await }
+    }
+}
+
+/// Resolves when the lock has left this process, or could, or is used again.
+async fn released(tenure: &Tenure) {
+    let told = async {
+        loop {
+            let changed = tenure.changed.notified();
+            if tenure.phase() != Phase::Held || tenure.is_used() {
+                return;
             }
-        };
-        tokio::select! {
-            biased;
-            () = told => {}
-            () = sleep_until(tenure.clock, tenure.good_until()) => {}
+            changed.await;
         }
+    };
+    tokio::select! {
+        biased;
+        () = told => {}
+        () = sleep_until(tenure.clock, tenure.good_until()) => {}
     }
 }
 

@@ -178,11 +178,11 @@ impl RawLease {
 
     /// Releases; resolves when the next one can have the lock. A second call does nothing.
     pub fn release(&self) -> Promise {
-        let guard = self.guard.take();
+        let released = self.guard.take().map(CrossProcessStoreLockGuard::release);
         self.released.notify_one();
         promise(async move {
-            if let Some(guard) = guard {
-                guard.release().await;
+            if let Some(released) = released {
+                released.await;
             }
             Ok(JsValue::UNDEFINED)
         })

@@ -8,7 +8,7 @@
 //! - `model/progress.rs`: what must come of a world that has become quiet;
 //! - `model/mutation.rs`: how rules are broken, to see that the checker notices.
 //!
-//! `TAB_LEASE_MODEL=large` explores the larger worlds as well (some minutes, and a few GB of memory).
+//! `TAB_LEASE_MODEL=large` explores the larger worlds as well (half an hour, and some GB of memory).
 //!
 //! # What is bounded
 //!
@@ -343,7 +343,7 @@ large_worlds! {
     two_tabs_with_shorter_leases_later: two(8, Budget { late: 1, ..CALM }).lens(&[6, 2]).first_comes_again();
     two_tabs_with_coarse_clocks_and_all: coarse(14, Budget { pauses: 1, late: 1, ..CALM });
     two_tabs_with_beacons_and_all: two(4, Budget { crashes: 1, failures: 1, late: 2, ..CALM }).beacons(2);
-    two_tabs_with_idle_leases_and_all: two(6, Budget { pauses: 1, crashes: 1, late: 1, ..CALM }).beacons(6);
+    two_tabs_with_idle_leases_and_all: two(4, Budget { pauses: 1, crashes: 1, late: 1, ..CALM }).beacons(6);
     three_tabs_later: three(4, Budget { late: 1, ..CALM });
     three_tabs_and_a_late_crash: three(3, Budget { crashes: 1, late: 1, ..CALM });
     three_tabs_and_a_late_pause: three(3, Budget { pauses: 1, late: 1, ..CALM });

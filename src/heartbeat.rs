@@ -36,6 +36,7 @@ pub(crate) async fn keep<S: BackingStore>(shared: Arc<Shared<S>>, tenure: Arc<Te
         }
         End::Released(Some(Release::Delegate(grant, pass))) => {
             shared.tell(&Message::Grant(grant.clone()));
+            shared.answer_tries(false);
             tenure.enter(Phase::Released);
             // Callers that come now need not wait for what follows the message.
             shared.wake();
@@ -104,13 +105,10 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                     return End::Released(state.release(sent, shared.is_mute()));
                 }
                 tenure.enter(Phase::Lingering);
-            } else if !state.tries.is_empty() {
+            } else if state.is_tried() {
                 // Somebody here was faster than those who try elsewhere.
-                let tries = std::mem::take(&mut state.tries);
                 drop(state);
-                for to in tries {
-                    shared.tell(&Message::Reply { to, free: false });
-                }
+                shared.answer_tries(false);
                 stirred = true;
                 continue;
             }

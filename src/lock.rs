@@ -133,7 +133,7 @@ pub(crate) struct State {
     /// What a holder has replied to a caller that only tries.
     reply: Option<bool>,
     /// Others that only try, and are to be told when a lingering lease has been given up.
-    pub(crate) tries: Vec<Requester>,
+    tries: Vec<Requester>,
 }
 
 impl<S: BackingStore> CrossProcessStoreLock<S> {
@@ -659,20 +659,16 @@ impl<S: BackingStore> Shared<S> {
         match self.store.apply(&self.key, quit.clone()).await {
             Ok(outcome) => {
                 let now = self.clock.now();
-                let (grant, tries) = {
+                let grant = {
                     let mut state = self.state();
-                    let tries = std::mem::take(&mut state.tries);
                     let (participant, mut past) = state.participant();
-                    let grant = participant.gone(&mut past, &quit, sent, now, &outcome);
-                    (grant, tries)
+                    participant.gone(&mut past, &quit, sent, now, &outcome)
                 };
                 let free = grant.is_none();
                 if let Some(grant) = grant {
                     self.tell(&Message::Grant(grant));
                 }
-                for to in tries {
-                    self.tell(&Message::Reply { to, free });
-                }
+                self.answer_tries(free);
                 true
             }
             Err(error) => {
@@ -694,6 +690,14 @@ impl<S: BackingStore> Shared<S> {
                 return;
             }
             pause = self.config.heartbeat_ms;
+        }
+    }
+
+    /// Tells those who only try whether the lock was freed for them.
+    pub(crate) fn answer_tries(&self, free: bool) {
+        let tries = std::mem::take(&mut self.state().tries);
+        for to in tries {
+            self.tell(&Message::Reply { to, free });
         }
     }
 
@@ -800,9 +804,14 @@ impl State {
             .is_some_and(|present| Arc::ptr_eq(present, tenure))
     }
 
+    /// Whether somebody who only tries waits for an answer.
+    pub(crate) fn is_tried(&self) -> bool {
+        !self.tries.is_empty()
+    }
+
     /// Whether somebody is to get the lock as soon as no guard is left.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.participant.is_wanted() || !self.tries.is_empty()
+        self.participant.is_wanted() || self.is_tried()
     }
 
     /// The participant and what it remembers.

@@ -227,9 +227,11 @@ export class LeaseLostError extends Error {
    * - `LEASE_SUPERSEDED`: another tab has taken over, or the lease record was deleted;
    * - `LEASE_EXPIRED`: this tab could not renew in time (suspended, throttled, too busy);
    * - `LEASE_STORE_FAILED`: IndexedDB failed for longer than the lease;
+   * - `LEASE_SUSPENDED`: this page was frozen, or left for the back-forward cache; it let go before;
+   * - `LEASE_STORE_CLOSED`: the database was deleted, or upgraded by another version of the app;
    * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`.
    */
-  readonly code: "LEASE_SUPERSEDED" | "LEASE_EXPIRED" | "LEASE_STORE_FAILED" | "LEASE_COLLECTED";
+  readonly code: "LEASE_SUPERSEDED" | "LEASE_EXPIRED" | "LEASE_STORE_FAILED" | "LEASE_SUSPENDED" | "LEASE_STORE_CLOSED" | "LEASE_COLLECTED";
   /** The fencing token of the lost lease. */
   readonly token: number;
 }

@@ -46,6 +46,8 @@ const LOSSES = {
   LEASE_SUPERSEDED: "another tab has taken over, or the lease record was deleted",
   LEASE_EXPIRED: "it ran out before this tab could renew it: the tab was suspended, throttled or too busy",
   LEASE_STORE_FAILED: "it ran out while IndexedDB failed or did not answer",
+  LEASE_SUSPENDED: "this page was frozen, or left and kept for the way back; it let go before",
+  LEASE_STORE_CLOSED: "the lease database was deleted, or upgraded by another version of the app",
   LEASE_COLLECTED: "it was garbage-collected without having been released",
 };
 
@@ -180,6 +182,31 @@ const lost = (name, token, code) => {
   return Object.assign(error, { token });
 };
 
+/**
+ * Makes a signal look at the clock when it is asked. After a hang the page may go on in the middle of a
+ * task, before anybody can abort the signal: what it asks then must not be answered "go on".
+ */
+function asked(signal, look) {
+  const { prototype } = AbortSignal;
+  const own = (name) => Object.getOwnPropertyDescriptor(prototype, name).get;
+  const [aborted, reason] = [own("aborted"), own("reason")];
+  const fresh = (get) => ({
+    get() {
+      if (!aborted.call(signal)) look();
+      return get.call(signal);
+    },
+  });
+  return Object.defineProperties(signal, {
+    aborted: fresh(aborted),
+    reason: fresh(reason),
+    throwIfAborted: {
+      value() {
+        if (signal.aborted) throw signal.reason;
+      },
+    },
+  });
+}
+
 class Lease {
   #name;
   #raw;
@@ -194,6 +221,9 @@ class Lease {
     const controller = this.#controller;
     const held = (this.#held = { name, raw, controller });
     watchCollection(this, held);
+    asked(controller.signal, () => {
+      if (!raw.isHeld()) controller.abort(lost(name, raw.token, "LEASE_EXPIRED"));
+    });
     raw.lost().then(({ code }) => {
       // Nothing is left to be released.
       collected.unregister(held);

@@ -10,10 +10,16 @@ pub const LEASE_DURATION_MS: u32 = 500;
 /// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing.
 pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 
-/// How long a lease is while nobody waits for it, in ms, if its holder has a beacon that tells of its
-/// death (see [`Liveness`](crate::Liveness)). Renewed three times within that time. The first waiter
-/// that comes brings [`LEASE_DURATION_MS`] back.
-pub const IDLE_LEASE_MS: u32 = 5000;
+/// How long a lease may become while nobody waits for it, in ms, if its holder has a beacon that tells
+/// of its death (see [`Liveness`](crate::Liveness)): it doubles with each renewal, of which there are
+/// three in its length. The first waiter that comes brings [`LEASE_DURATION_MS`] back; only a holder
+/// that hangs when nobody waits keeps the lock for as long as this.
+pub const IDLE_LEASE_MS: u32 = 15_000;
+
+/// How long a lease is while the holder's page is hidden, in ms (see
+/// [`Lifecycle`](crate::Lifecycle)), since timers of hidden pages are up to a second late, and more on a
+/// busy machine. Renewed three times within that time.
+pub const HIDDEN_LEASE_MS: u32 = 10_000;
 
 /// How long a waiter pauses before it asks for the second time, in ms. Doubles from there.
 pub const INITIAL_BACKOFF_MS: u32 = 10;
@@ -39,6 +45,8 @@ pub struct Config {
     pub heartbeat_ms: u32,
     /// See [`IDLE_LEASE_MS`]. The same as `lease_ms` for none of it.
     pub idle_lease_ms: u32,
+    /// See [`HIDDEN_LEASE_MS`]. At least `lease_ms`.
+    pub hidden_lease_ms: u32,
     /// See [`INITIAL_BACKOFF_MS`].
     pub initial_backoff_ms: u32,
     /// See [`MAX_BACKOFF_MS`].
@@ -51,6 +59,7 @@ impl Default for Config {
             lease_ms: LEASE_DURATION_MS,
             heartbeat_ms: EXTEND_LEASE_EVERY_MS,
             idle_lease_ms: IDLE_LEASE_MS,
+            hidden_lease_ms: HIDDEN_LEASE_MS,
             initial_backoff_ms: INITIAL_BACKOFF_MS,
             max_backoff_ms: MAX_BACKOFF_MS,
         }
@@ -73,6 +82,10 @@ impl Config {
         } else if self.idle_lease_ms < self.lease_ms || self.idle_lease_ms > MAX_LEASE_MS {
             Err(ConfigError(
                 "idle_lease_ms must be at least lease_ms and at most 600000",
+            ))
+        } else if self.hidden_lease_ms < self.lease_ms || self.hidden_lease_ms > MAX_LEASE_MS {
+            Err(ConfigError(
+                "hidden_lease_ms must be at least lease_ms and at most 600000",
             ))
         } else if self.initial_backoff_ms == 0 {
             Err(ConfigError("initial_backoff_ms must be at least 1"))

@@ -42,6 +42,13 @@ pub enum LossReason {
     /// The store refused the renewal: another holder has taken over, or the record was deleted.
     #[error("another holder has taken over, or the record was deleted")]
     Superseded,
+    /// It was given up because this page was about to be frozen, cached or ended. See
+    /// [`Lifecycle`](crate::Lifecycle).
+    #[error("the page was suspended")]
+    Suspended,
+    /// The store was closed under it: deleted, or upgraded by another version of the application.
+    #[error("the backing store was closed: deleted or upgraded by somebody else")]
+    StoreClosed,
 }
 
 /// A setting that cannot work. See [`Config::check`](crate::Config::check).

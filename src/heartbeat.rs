@@ -2,28 +2,30 @@
 //!
 //! Each [`Tenure`] has one heartbeat: it starts with the tenure and ends it, so there is never a
 //! second one for the same lease. It claims a lease that began by a message, renews every
-//! [`Config::heartbeat_ms`](crate::Config) (less often, while the participant has an idle lease), is
+//! [`Config::heartbeat_ms`](crate::Config) (less often, while the participant has a longer lease), is
 //! stirred when the last guard was dropped or somebody wants the lock, and never waits for the store
 //! past the end of the lease.
+//!
+//! Beside it [`watch`] tells of a lease that ran out unseen, where the platform has a way to be first.
 //!
 //! A lease without guards lingers for a beat, if nobody wants it. Lingering is holding: the loop is the
 //! same.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::error::LossReason;
 use crate::guard::{Phase, Tenure};
 use crate::lock::Shared;
 use crate::participant::{Due, Release, Renewed};
-use crate::platform::{sleep_until, step_back};
+use crate::platform::{sleep_until, step_back, urgent_sleep_until};
 use crate::rules::Command;
 use crate::store::BackingStore;
 use crate::wake::Message;
 
-/// How often an idle lease is renewed within its length.
-const IDLE_BEATS: u32 = 3;
+/// How often a lease that is longer than usual is renewed within its length.
+const LONG_BEATS: u32 = 3;
 
 /// Keeps a tenure until it ends, then tells its guards, the store and the waiting callers.
 pub(crate) async fn keep<S: BackingStore>(shared: Arc<Shared<S>>, tenure: Arc<Tenure>) {
@@ -59,8 +61,7 @@ enum End {
 /// Renews until the tenure ends.
 async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) -> End {
     let beat = Duration::from_millis(shared.config.heartbeat_ms.into());
-    let idle_beat = Duration::from_millis(shared.config.idle_lease_ms.into()) / IDLE_BEATS;
-    let mut store_failed = false;
+    let mut closing = pin!(shared.store.closing());
     let mut lingers_until = Duration::MAX;
     let mut stirred = false;
     let mut next = shared.clock.now();
@@ -81,6 +82,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         if !stirred && shared.clock.now() < look {
             tokio::select! {
                 biased;
+                () = &mut closing => return closed(shared, tenure),
                 () = tenure.stirred.notified() => {}
                 () = sleep_until(shared.clock, look) => {}
             }
@@ -112,8 +114,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 stirred = true;
                 continue;
             }
-            // An idle lease is long; whoever waits must not have to wait for it.
-            let cut_short = state.participant.is_idle() && state.participant.is_wanted();
+            let cut_short = state.participant.is_too_long();
             let due = sent >= next || sent >= tenure.good_until();
             if !tenure.is_outdated() && !cut_short && !due {
                 continue;
@@ -122,16 +123,13 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 Some(Due::Renew(renewal)) => {
                     // It may have become shorter.
                     state.extend();
-                    next = sent
-                        + if state.participant.is_idle() {
-                            idle_beat
-                        } else {
-                            beat
-                        };
+                    let long = state.participant.long().map(|long| long / LONG_BEATS);
+                    next = sent + long.unwrap_or(beat).max(beat);
                     renewal
                 }
                 Some(Due::Expired(quit)) => {
-                    state.lose(loss_by_time(store_failed));
+                    let reason = state.loss_by_time();
+                    state.lose(reason);
                     return End::Lost(quit);
                 }
                 None => return End::Told,
@@ -142,6 +140,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
             loop {
                 tokio::select! {
                     biased;
+                    () = &mut closing => return closed(shared, tenure),
                     answer = &mut renewed => break Some(answer),
                     () = tenure.stirred.notified() => {
                         stirred = true;
@@ -152,7 +151,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                         }
                     }
                     () = sleep_until(shared.clock, tenure.good_until()) => {
-                        store_failed = true;
+                        shared.state().store_failed = true;
                         break None;
                     }
                 }
@@ -163,7 +162,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
             Some(Err(error)) => {
                 // There is time for another try while the lease is good.
                 tracing::warn!(key = shared.key, %error, "renewal failed");
-                store_failed = true;
+                shared.state().store_failed = true;
                 next = next.min(sent + beat).max(shared.clock.now());
                 continue;
             }
@@ -175,16 +174,16 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         drop(past);
         let (quit, reason) = match renewed {
             Renewed::Until(good_until) => {
-                store_failed = false;
-                // An idle lease that turns out to be waited for is cut short now.
-                stirred |= state.participant.is_idle() && state.participant.is_wanted();
+                state.store_failed = false;
+                // A long lease that turns out to be waited for is cut short now.
+                stirred |= state.participant.is_too_long();
                 // It may have been let go of before it was claimed.
                 stirred |= !tenure.is_used();
                 tenure.extend(good_until);
                 tracing::trace!(key = shared.key, token = tenure.token, "lease renewed");
                 continue;
             }
-            Renewed::Late(quit) => (quit, loss_by_time(store_failed)),
+            Renewed::Late(quit) => (quit, state.loss_by_time()),
             Renewed::Lost(quit) => (quit, LossReason::Superseded),
             // The request ended meanwhile; how is for the next look to find out.
             Renewed::Stale => continue,
@@ -194,10 +193,33 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
     }
 }
 
-fn loss_by_time(store_failed: bool) -> LossReason {
-    if store_failed {
-        LossReason::StoreFailed
-    } else {
-        LossReason::Expired
+/// The store is closed by somebody else: the lease is over before that is done.
+fn closed<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) -> End {
+    let mut state = shared.state();
+    if !state.is_present(tenure) {
+        return End::Told;
+    }
+    let (participant, mut past) = state.participant();
+    let quit = participant.end(&mut past);
+    drop(past);
+    state.lose(LossReason::StoreClosed);
+    quit.map_or(End::Told, End::Lost)
+}
+
+/// Tells of a lease that ran out while nothing of this page ran, before anything else of it runs again:
+/// the heartbeat's own timer would wait its turn behind the page's. One for each lock object that holds.
+pub(crate) async fn watch<S: BackingStore>(shared: Weak<Shared<S>>) {
+    loop {
+        let Some((clock, end)) = shared.upgrade().and_then(|shared| {
+            let good_until = shared.state().watched_until();
+            Some((shared.clock, good_until?))
+        }) else {
+            return;
+        };
+        urgent_sleep_until(clock, end).await;
+        if let Some(shared) = shared.upgrade() {
+            let now = shared.clock.now();
+            shared.state().expire(&shared, now);
+        }
     }
 }

@@ -18,8 +18,8 @@ use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Cause, IndexedDbError};
 use crate::{
-    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, IDLE_LEASE_MS, IndexedDbStore,
-    Liveness, LockError, LossReason, Wake,
+    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
+    IndexedDbStore, Lifecycle, Liveness, LockError, LossReason, Wake,
 };
 
 /// Smaller by 2 kB (brotli) than the one that comes with the target.
@@ -52,6 +52,7 @@ impl RawLocks {
             lease_ms,
             heartbeat_ms,
             idle_lease_ms: IDLE_LEASE_MS.max(lease_ms),
+            hidden_lease_ms: HIDDEN_LEASE_MS.max(lease_ms),
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
@@ -69,7 +70,8 @@ impl RawLocks {
     pub fn lock(&self, key: String) -> RawLock {
         let (store, holder) = (self.store.clone(), self.holder.clone());
         let lock = CrossProcessStoreLock::build(store, key, holder, self.config, Arc::default());
-        RawLock(lock.woken_by(&self.wake).watching(&Liveness::web_locks()))
+        let lock = lock.woken_by(&self.wake).watching(&Liveness::web_locks());
+        RawLock(lock.living(&Lifecycle::page()))
     }
 
     /// Resolves with an array of what every readable record says.
@@ -154,6 +156,16 @@ pub struct RawLease {
 
 #[wasm_bindgen]
 impl RawLease {
+    /// Whether the lease is still good, by the clock: a page that hung may ask before anybody could tell
+    /// it. True once it was released.
+    #[wasm_bindgen(js_name = isHeld)]
+    pub fn is_held(&self) -> bool {
+        self.guard
+            .borrow()
+            .as_ref()
+            .is_none_or(|guard| guard.is_held())
+    }
+
     /// Resolves with `{ code }` when the lease is lost; never, if it is released before.
     pub fn lost(&self) -> Promise {
         let lost = self.guard.borrow().as_ref().map(|guard| guard.lost());
@@ -171,6 +183,8 @@ impl RawLease {
                 LossReason::Superseded => "LEASE_SUPERSEDED",
                 LossReason::Expired => "LEASE_EXPIRED",
                 LossReason::StoreFailed => "LEASE_STORE_FAILED",
+                LossReason::Suspended => "LEASE_SUSPENDED",
+                LossReason::StoreClosed => "LEASE_STORE_CLOSED",
             };
             Ok(failure(code, None, None))
         })

@@ -14,6 +14,7 @@
 //! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
 //! - [`Wake`]: messages between those who contend; a lock is handed over by one.
 //! - [`Liveness`]: beacons, which tell that a holder has ended.
+//! - [`Lifecycle`]: what happens to the page; hidden it asks for longer leases, stopped it lets go.
 //! - [`platform`]: the only place that knows which platform this is.
 //!
 //! # When not to use it
@@ -29,7 +30,6 @@ mod guard;
 mod heartbeat;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 mod js;
-#[cfg(target_arch = "wasm32")]
 mod lifecycle;
 mod liveness;
 mod lock;
@@ -40,11 +40,12 @@ pub mod store;
 mod wake;
 
 pub use config::{
-    Config, EXTEND_LEASE_EVERY_MS, IDLE_LEASE_MS, INITIAL_BACKOFF_MS, LEASE_DURATION_MS,
-    MAX_BACKOFF_MS,
+    Config, EXTEND_LEASE_EVERY_MS, HIDDEN_LEASE_MS, IDLE_LEASE_MS, INITIAL_BACKOFF_MS,
+    LEASE_DURATION_MS, MAX_BACKOFF_MS,
 };
 pub use error::{ConfigError, LeaseLost, LockError, LossReason};
 pub use guard::CrossProcessStoreLockGuard;
+pub use lifecycle::Lifecycle;
 pub use liveness::{Beacon, Liveness};
 pub use lock::CrossProcessStoreLock;
 pub use store::BackingStore;

@@ -1,55 +1,146 @@
-//! What the browser does to a page: for now, freezing it.
+//! What happens to the page that a lock lives in: it is hidden or shown, stopped or let go on.
+//!
+//! - **hidden**: timers are late (in browsers by up to a second). A holder asks for a longer lease at
+//!   once, and for the usual one when it is shown again.
+//! - **suspended**: about to be frozen, cached or ended. Whatever is held or asked for is over: the holder
+//!   is told first, then the store and the others, by what needs no answer ([`BackingStore::leave`]). No
+//!   message is heard and no command sent until it is resumed; callers that still wait ask anew then.
+//!
+//! In a browser the page's own events say so ([`Lifecycle::page`]). A worker has no such events: it is
+//! not throttled when its page is hidden, and one that is stopped finds its lease run out. Natively
+//! whoever can know of it says so ([`Lifecycle::new`]).
+//!
+//! [`BackingStore::leave`]: crate::BackingStore::leave
 
-use std::cell::Cell;
-use std::rc::Rc;
+#[cfg(target_arch = "wasm32")]
+mod page;
 
-use wasm_bindgen::prelude::*;
-use web_sys::EventTarget;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Watches the document of this page. A worker has none, and is stopped as a whole.
-pub(crate) struct Lifecycle {
-    frozen: Rc<Cell<bool>>,
-    document: Option<EventTarget>,
-    listeners: [Listener; 2],
+use tokio::sync::Notify;
+
+use crate::platform::{MaybeSend, MaybeSync};
+
+/// Is told what happens to the page.
+pub(crate) trait Live: MaybeSend + MaybeSync {
+    /// Its timers are late from now on, or not any more.
+    fn hidden(&self, hidden: bool);
+    /// It is about to be stopped, or goes on.
+    fn suspended(&self, suspended: bool);
 }
 
-type Listener = (&'static str, Closure<dyn FnMut()>);
+/// What happens to this page or process. Clones are the same. See the [module](self).
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use tab_lease::{CrossProcessStoreLock, Lifecycle, MemoryStore};
+///
+/// let life = Lifecycle::new();
+/// let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me").living(&life);
+/// let guard = lock.acquire(None).await.unwrap();
+///
+/// life.suspend();
+/// assert!(!guard.is_held());
+/// life.resume();
+/// assert!(lock.acquire(None).await.unwrap().is_held());
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle(Arc<Life>);
+
+#[derive(Default)]
+struct Life {
+    hidden: AtomicBool,
+    suspended: AtomicBool,
+    resumed: Notify,
+    /// In the order in which they came: a store before the locks that use it.
+    watchers: Mutex<Vec<Weak<dyn Live>>>,
+}
+
+impl std::fmt::Debug for Life {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Life").finish_non_exhaustive()
+    }
+}
 
 impl Lifecycle {
-    pub(crate) fn watch() -> Self {
-        let frozen = Rc::new(Cell::new(false));
-        let set = |value: bool| {
-            let frozen = Rc::clone(&frozen);
-            Closure::new(move || frozen.set(value))
-        };
-        let document = js_sys::Reflect::get(&js_sys::global(), &"document".into());
-        let this = Self {
-            document: document.ok().and_then(|document| document.dyn_into().ok()),
-            listeners: [("freeze", set(true)), ("resume", set(false))],
-            frozen,
-        };
-        if let Some(document) = &this.document {
-            for (event, listener) in &this.listeners {
-                let listener = listener.as_ref().unchecked_ref();
-                let _ = document.add_event_listener_with_callback(event, listener);
-            }
+    /// A life that is told of by the methods below.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Timers are late from now on.
+    pub fn hide(&self) {
+        self.set_hidden(true);
+    }
+
+    /// Timers are in time again.
+    pub fn show(&self) {
+        self.set_hidden(false);
+    }
+
+    fn set_hidden(&self, hidden: bool) {
+        if self.0.hidden.swap(hidden, Ordering::AcqRel) != hidden {
+            self.tell(|watcher| watcher.hidden(hidden));
         }
-        this
     }
 
-    /// Whether timers and answers from the store have stopped, while messages still arrive.
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen.get()
+    /// Everything is about to stop, perhaps for good. Returns when all locks have let go.
+    pub fn suspend(&self) {
+        self.set_suspended(true);
     }
-}
 
-impl Drop for Lifecycle {
-    fn drop(&mut self) {
-        if let Some(document) = &self.document {
-            for (event, listener) in &self.listeners {
-                let listener = listener.as_ref().unchecked_ref();
-                let _ = document.remove_event_listener_with_callback(event, listener);
+    /// Everything goes on.
+    pub fn resume(&self) {
+        self.set_suspended(false);
+    }
+
+    fn set_suspended(&self, suspended: bool) {
+        if self.0.suspended.swap(suspended, Ordering::AcqRel) != suspended {
+            self.tell(|watcher| watcher.suspended(suspended));
+            self.0.resumed.notify_waiters();
+        }
+    }
+
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.0.hidden.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.0.suspended.load(Ordering::Acquire)
+    }
+
+    /// Resolves when everything may go on; at once, if it does.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) async fn running(&self) {
+        loop {
+            let resumed = self.0.resumed.notified();
+            if !self.is_suspended() {
+                return;
             }
+            resumed.await;
+        }
+    }
+
+    pub(crate) fn watch(&self, watcher: Weak<dyn Live>) {
+        let mut watchers = self.watchers();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(watcher);
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Vec<Weak<dyn Live>>> {
+        let watchers = self.0.watchers.lock();
+        watchers.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, tell: impl Fn(&dyn Live)) {
+        let watchers: Vec<_> = self.watchers().iter().filter_map(Weak::upgrade).collect();
+        for watcher in watchers {
+            tell(&*watcher);
         }
     }
 }

@@ -28,9 +28,10 @@ use crate::config::Config;
 use crate::error::{ConfigError, LockError, LossReason};
 use crate::guard::{CrossProcessStoreLockGuard, Phase, Tenure};
 use crate::heartbeat;
+use crate::lifecycle::{Lifecycle, Live};
 use crate::liveness::Liveness;
 use crate::participant::{
-    Ask, Due, Grant, Heard, Holding, Participant, Past, Release, Taken, Wanted,
+    Ask, Due, Grant, Heard, Holding, Lens, Participant, Past, Release, Taken, Wanted,
 };
 use crate::platform::{self, BoxFuture, Clock, Spawner, sleep, sleep_until};
 use crate::rules::{Command, Outcome, Requester, Take};
@@ -110,6 +111,7 @@ pub(crate) struct Shared<S: BackingStore> {
     answered: Notify,
     wake: OnceLock<Wake>,
     liveness: OnceLock<Liveness>,
+    life: OnceLock<Lifecycle>,
     this: Weak<Self>,
 }
 
@@ -134,6 +136,10 @@ pub(crate) struct State {
     reply: Option<bool>,
     /// Others that only try, and are to be told when a lingering lease has been given up.
     tries: Vec<Requester>,
+    /// The store has not taken a renewal of the present lease since the last that it took.
+    pub(crate) store_failed: bool,
+    /// There is a [`heartbeat::watch`].
+    watched: bool,
 }
 
 impl<S: BackingStore> CrossProcessStoreLock<S> {
@@ -177,8 +183,11 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         let state = State {
             participant: Participant::new(
                 tab.clone(),
-                config.lease_ms,
-                config.idle_lease_ms,
+                Lens {
+                    usual: config.lease_ms,
+                    idle: config.idle_lease_ms,
+                    hidden: config.hidden_lease_ms,
+                },
                 margin,
             ),
             past,
@@ -192,6 +201,8 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             refused: 0,
             reply: None,
             tries: Vec::new(),
+            store_failed: false,
+            watched: false,
         };
         let shared = Arc::new_cyclic(|this| Shared {
             store,
@@ -206,6 +217,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             answered: Notify::new(),
             wake: OnceLock::new(),
             liveness: OnceLock::new(),
+            life: OnceLock::new(),
             this: Weak::clone(this),
         });
         let handle = Arc::new(Handle(Arc::clone(&shared)));
@@ -231,6 +243,19 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     pub fn watching(self, liveness: &Liveness) -> Self {
         // A second one is not an error, but ignored.
         let _ = self.shared.liveness.set(liveness.clone());
+        self
+    }
+
+    /// Lets this lock go by what happens to its page or process: see [`Lifecycle`]. Only the first call
+    /// counts.
+    #[must_use]
+    pub fn living(self, life: &Lifecycle) -> Self {
+        let shared = &self.shared;
+        if shared.life.set(life.clone()).is_ok() {
+            shared.state().participant.hide(life.is_hidden());
+            let watcher: Weak<dyn Live> = shared.this.clone();
+            life.watch(watcher);
+        }
         self
     }
 
@@ -261,6 +286,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             config,
             wake,
             liveness,
+            life,
             ..
         } = &*self.shared;
         let past = Arc::clone(&self.shared.state().past);
@@ -270,6 +296,9 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         }
         if let Some(liveness) = liveness.get() {
             apart = apart.watching(liveness);
+        }
+        if let Some(life) = life.get() {
+            apart = apart.living(life);
         }
         apart
     }
@@ -491,6 +520,12 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             {
                 let mut state = shared.state();
                 let now = shared.clock.now();
+                if shared.life.get().is_some_and(Lifecycle::is_suspended) {
+                    // What is asked now would be asked by a page that gets no answers.
+                    drop(state);
+                    changed.await;
+                    continue;
+                }
                 // Also in the middle of a take: a message may begin the lease before the store has
                 // answered, which may take long.
                 if let Some(guard) = state.good_tenure(shared, now) {
@@ -636,6 +671,10 @@ impl<S: BackingStore> Shared<S> {
         tracing::debug!(key = self.key, token = holding.token, "lock acquired");
         state.reserved = Some(tenure.guard());
         state.tenure = Some(Arc::clone(&tenure));
+        state.store_failed = false;
+        if !std::mem::replace(&mut state.watched, true) {
+            Spawner::current().spawn(heartbeat::watch(Arc::downgrade(self)));
+        }
         Spawner::current().spawn(heartbeat::keep(Arc::clone(self), tenure));
         self.wake();
     }
@@ -724,6 +763,11 @@ impl<S: BackingStore> Listen for Shared<S> {
         let Some(shared) = self.this.upgrade() else {
             return;
         };
+        if self.life.get().is_some_and(Lifecycle::is_suspended) {
+            // A frozen page still gets messages, but no answers from the store: a transaction opened now
+            // would stay open and block everybody.
+            return;
+        }
         let now = self.clock.now();
         let mut state = self.state();
         match message {
@@ -759,6 +803,9 @@ impl<S: BackingStore> Listen for Shared<S> {
                     && let Some(tenure) = &state.tenure
                 {
                     tenure.look_again();
+                } else if state.participant.awaits(who) {
+                    // Its holder, perhaps.
+                    self.wake();
                 }
             }
             Message::Reply { to, free } => {
@@ -771,6 +818,34 @@ impl<S: BackingStore> Listen for Shared<S> {
     }
 }
 
+impl<S: BackingStore> Live for Shared<S> {
+    fn hidden(&self, hidden: bool) {
+        let mut state = self.state();
+        state.participant.hide(hidden);
+        if let Some(tenure) = &state.tenure {
+            tenure.look_again();
+        }
+        // Whoever waits here asks for another length now.
+        self.wake();
+    }
+
+    fn suspended(&self, suspended: bool) {
+        if !suspended {
+            return self.wake();
+        }
+        let mut state = self.state();
+        let (participant, mut past) = state.participant();
+        let quit = participant.end(&mut past);
+        drop(past);
+        state.lose(LossReason::Suspended);
+        drop(state);
+        if let Some(Command::Quit { who }) = quit {
+            self.store.leave(&self.key, &who);
+            self.tell(&Message::Gone(who));
+        }
+    }
+}
+
 impl State {
     /// A guard of the tenure, if its lease is still good. One that has run out is reported lost here,
     /// before anybody can share it.
@@ -779,16 +854,39 @@ impl State {
         shared: &Arc<Shared<S>>,
         now: Duration,
     ) -> Option<CrossProcessStoreLockGuard> {
-        if self.participant.holding(now).is_none()
-            && let Some(Due::Expired(quit)) = self.due(now, false)
-        {
-            shared.lose(self, LossReason::Expired, quit);
-        }
+        self.expire(shared, now);
         let tenure = self.tenure.as_ref()?;
         let guard = self.reserved.take().unwrap_or_else(|| tenure.guard());
         tenure.tell();
         lock(&self.past).told();
         Some(guard)
+    }
+
+    /// Tells of a lease that has run out, if there is one.
+    pub(crate) fn expire<S: BackingStore>(&mut self, shared: &Arc<Shared<S>>, now: Duration) {
+        if self.participant.holding(now).is_none()
+            && let Some(Due::Expired(quit)) = self.due(now, false)
+        {
+            let reason = self.loss_by_time();
+            shared.lose(self, reason, quit);
+        }
+    }
+
+    /// Why a lease that ran out did.
+    pub(crate) fn loss_by_time(&self) -> LossReason {
+        if self.store_failed {
+            LossReason::StoreFailed
+        } else {
+            LossReason::Expired
+        }
+    }
+
+    /// When the present lease is to be looked at, by the one who watches it; nobody does, once this
+    /// answers that there is none.
+    pub(crate) fn watched_until(&mut self) -> Option<Duration> {
+        let end = self.tenure.as_ref().map(|tenure| tenure.good_until());
+        self.watched = end.is_some();
+        end
     }
 
     /// What the heartbeat has to do now.

@@ -117,6 +117,8 @@ struct Observation {
     queued: bool,
     /// When that look was sent: a stamp of this request.
     at: Now,
+    /// How long a lease it asked for. The queue has no shorter one for it.
+    asked: u32,
     /// When a message to somebody else said that the lock goes on, after that look.
     moved: Option<Now>,
 }
@@ -261,14 +263,24 @@ pub enum Release {
     Quit(Command),
 }
 
+/// How long leases are, in ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lens {
+    /// While somebody may wait.
+    pub usual: u32,
+    /// At most, while nobody waits and a beacon tells of our death.
+    pub idle: u32,
+    /// While the page is hidden.
+    pub hidden: u32,
+}
+
 /// One tab's side of one lock. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     tab: String,
-    /// Lease length in ms …
-    len: u32,
-    /// … and while nobody waits, if a beacon tells of our death.
-    idle_len: u32,
+    lens: Lens,
+    /// The page is hidden: its timers are late.
+    hidden: bool,
     /// Two granules of the clock.
     margin: Duration,
     request: Option<Request>,
@@ -289,14 +301,14 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// A participant that is idle. `len` is the lease length in ms, `idle_len` the one for a lease that
-    /// nobody waits for, `margin` two granules of the clock that `now` will be read from.
+    /// A participant that is idle, of a page that is not hidden. `margin`: two granules of the clock that
+    /// `now` will be read from.
     #[must_use]
-    pub fn new(tab: String, len: u32, idle_len: u32, margin: Duration) -> Self {
+    pub fn new(tab: String, lens: Lens, margin: Duration) -> Self {
         Self {
             tab,
-            len,
-            idle_len,
+            lens,
+            hidden: false,
             margin,
             request: None,
             holding: None,
@@ -322,10 +334,33 @@ impl Participant {
         self.holding.map(|h| h.until.saturating_sub(self.margin))
     }
 
-    /// Whether the lease held runs for longer than the usual length, and so needs fewer renewals.
+    /// The length last asked for of the lease held, if it is longer than usual, and so needs fewer
+    /// renewals.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.holding.is_some_and(|h| h.len > self.len)
+    pub fn long(&self) -> Option<Duration> {
+        let len = self.holding?.len;
+        (len > self.lens.usual).then(|| millis(len))
+    }
+
+    /// Whether the lease held is longer than whoever waits for it should have to wait.
+    #[must_use]
+    pub fn is_too_long(&self) -> bool {
+        self.is_wanted() && self.holding.is_some_and(|h| h.len > self.len())
+    }
+
+    /// The page is hidden, or shown again. What was asked for before stays; the next renewal or take
+    /// asks for the other length.
+    pub fn hide(&mut self, hidden: bool) {
+        self.hidden = hidden;
+    }
+
+    /// How long a lease to ask for.
+    fn len(&self) -> u32 {
+        if self.hidden {
+            self.lens.hidden
+        } else {
+            self.lens.usual
+        }
     }
 
     /// Whether a lease is held that the store does not know of yet, as far as is known here.
@@ -420,7 +455,7 @@ impl Participant {
         Take {
             who: self.requester(request),
             mode: Mode::Exclusive,
-            len: self.len,
+            len: self.len(),
             at: micros(now),
             beacon: ask.beacon,
             join: ask.join,
@@ -491,8 +526,8 @@ impl Participant {
                     epoch: held.epoch,
                     token: held.token,
                     dirty: self.dirty(past, held.epoch, held.last.as_ref()),
-                    until: sent + millis(self.len),
-                    len: self.len,
+                    until: sent + millis(take.len),
+                    len: take.len,
                     confirmed: true,
                 });
                 if self.holding(now).is_none() {
@@ -522,6 +557,7 @@ impl Participant {
                     before: waiting.before.clone(),
                     queued: waiting.queued,
                     at: sent,
+                    asked: take.len,
                     moved: None,
                 });
                 if let Some(grant) = self.grant.take() {
@@ -603,7 +639,7 @@ impl Participant {
                 token: grant.token,
                 dirty: !own || past.owed,
                 until,
-                len: self.len,
+                len: self.len(),
                 confirmed: false,
             });
             self.giver = Some(grant.from.clone());
@@ -618,9 +654,9 @@ impl Participant {
         let request = self.request?;
         let seen = self.observation.as_ref();
         let seen = seen.filter(|seen| seen.before.len() == 1)?;
-        let (token, at) = (seen.sighting.token, seen.at);
+        let (token, at, len) = (seen.sighting.token, seen.at, seen.asked);
         let fresh = |told: &(u64, u64, Now)| {
-            (told.0, told.1) == (request.id, token) && at < told.2 + millis(self.len) / 4
+            (told.0, told.1) == (request.id, token) && at < told.2 + millis(len) / 4
         };
         if self.told.as_ref().is_some_and(fresh) {
             return None;
@@ -630,7 +666,7 @@ impl Participant {
             epoch: seen.sighting.epoch,
             token,
             who: self.requester(request.id),
-            len: self.len,
+            len,
             at: micros(at),
             queued: seen.queued,
         })
@@ -640,6 +676,13 @@ impl Participant {
     #[must_use]
     pub fn request(&self) -> Option<u64> {
         self.request.map(|request| request.id)
+    }
+
+    /// Whether the lease that is waited for may be that requester's.
+    #[must_use]
+    pub fn awaits(&self, who: &Requester) -> bool {
+        let before = self.observation.as_ref().map(|seen| &seen.before);
+        before.is_none_or(|before| before.first().is_some_and(|(tab, _)| *tab == who.tab))
     }
 
     /// Whether that is the request that asks.
@@ -669,8 +712,8 @@ impl Participant {
     /// What the heartbeat has to do now; `None` when nothing is held. `beacon`: whether this tab holds
     /// its beacon.
     ///
-    /// With a beacon, nobody waiting, and no take unanswered, the renewal asks for the idle length, or
-    /// keeps it.
+    /// With a beacon and nobody waiting, each renewal asks for twice the length of
+    /// the one before, up to the idle length: the longer nobody wanted the lease, the less it costs.
     pub fn due(&mut self, past: &mut Past, now: Now, beacon: bool, wall: u64) -> Option<Due> {
         let request = self.request?;
         self.holding?;
@@ -678,20 +721,24 @@ impl Participant {
             return self.end(past).map(Due::Expired);
         }
         let who = self.requester(request.id);
-        // A take of ours that is applied late would make the record's lease short again.
-        let idle = beacon && self.head.is_none() && request.unanswered == 0;
+        let idle = beacon && self.head.is_none();
+        let len = self.len();
         let holding = self.holding.as_mut()?;
         if let Some(from) = self.giver.as_ref().filter(|_| !holding.confirmed) {
+            // It may be shorter than what the giver went by.
+            holding.until = holding.until.min(now + millis(len));
+            holding.len = len;
             return Some(Due::Renew(Command::Claim {
                 who,
                 token: holding.token,
                 from: from.clone(),
-                len: self.len,
+                len,
                 beacon,
                 wall,
             }));
         }
-        let len = if idle { self.idle_len } else { self.len };
+        let twice = holding.len.saturating_mul(2).min(self.lens.idle);
+        let len = if idle { len.max(twice) } else { len };
         if len < holding.len {
             holding.until = holding.until.min(now + millis(len));
         }

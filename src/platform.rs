@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::Duration;
 
-pub use sys::{BoxFuture, Clock, MaybeSend, MaybeSync, Spawner, sleep, wall_ms};
+pub use sys::{BoxFuture, Clock, MaybeSend, MaybeSync, Spawner, sleep, urgent_sleep, wall_ms};
 
 /// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.
 ///
@@ -65,6 +65,14 @@ pub async fn sleep_until(clock: Clock, when: Duration) {
     }
 }
 
+/// The same, but ahead of everything else that is due by then, where the platform can do that; never
+/// where it cannot, or need not.
+pub async fn urgent_sleep_until(clock: Clock, when: Duration) {
+    while clock.now() < when {
+        urgent_sleep(when.saturating_sub(clock.now())).await;
+    }
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 mod sys {
     use std::future::Future;
@@ -102,6 +110,11 @@ mod sys {
     /// Resolves after `duration`.
     pub async fn sleep(duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+
+    /// Never resolves: threads do not wait for each other.
+    pub async fn urgent_sleep(_: Duration) {
+        std::future::pending().await
     }
 
     /// A monotonic clock that starts at zero. Follows tokio's virtual time when that is paused.
@@ -143,7 +156,9 @@ mod sys {
     use std::pin::Pin;
     use std::time::Duration;
 
+    use js_sys::{Function, Object, Promise, Reflect};
     use wasm_bindgen::prelude::*;
+    use wasm_bindgen_futures::JsFuture;
 
     /// A future of any kind.
     pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -179,6 +194,38 @@ mod sys {
         let seconds = duration.as_secs().min(2_000_000) as u32;
         let ms = seconds * 1000 + duration.subsec_micros().div_ceil(1000);
         gloo_timers::future::TimeoutFuture::new(ms).await;
+    }
+
+    #[wasm_bindgen]
+    extern "C" {
+        type Scheduler;
+        // Browsers older than it have none.
+        #[wasm_bindgen(thread_local_v2, js_name = scheduler)]
+        static SCHEDULER: Option<Scheduler>;
+        #[wasm_bindgen(method, js_name = postTask)]
+        fn post_task(this: &Scheduler, task: &Function, options: &Object) -> Promise;
+    }
+
+    /// Resolves after `duration`, in a task of the highest priority: a page that hung meanwhile runs it
+    /// before its own timers. Never, where there are no priorities.
+    pub async fn urgent_sleep(duration: Duration) {
+        let task = SCHEDULER.with(|scheduler| {
+            let options = Object::new();
+            let ms = duration.as_micros().div_ceil(1000) as f64;
+            // Setting a property of a plain object cannot fail.
+            let _ = Reflect::set(&options, &"priority".into(), &"user-blocking".into());
+            let _ = Reflect::set(&options, &"delay".into(), &ms.into());
+            let task = Closure::once_into_js(|| {});
+            Some(
+                scheduler
+                    .as_ref()?
+                    .post_task(task.unchecked_ref(), &options),
+            )
+        });
+        match task {
+            Some(task) => drop(JsFuture::from(task).await),
+            None => std::future::pending().await,
+        }
     }
 
     #[wasm_bindgen]

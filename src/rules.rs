@@ -41,6 +41,12 @@
 //! count) for the record's whole lease length on its own monotonic clock says so, and the rule checks
 //! that the record is still that one. A holder bumps the count at every renewal, so a holder that
 //! renews is never seen standing still. No rule reads a wall clock: `since` is for people.
+//!
+//! # Notes
+//!
+//! A store whose transactions a stopped page can leave open may keep what a requester says *blindly*
+//! beside the record, in a [`Note`] of that requester alone: nothing has to be read first, so nothing
+//! is left half-done, and nobody else's word is overwritten. [`apply_noted`] sees both as one record.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +89,8 @@ pub struct Waiter {
     /// The lease length that it will hold with, in ms.
     pub len: u32,
     /// Its own monotonic clock, in µs, read before it sent a take. A delegator tells it by this stamp
-    /// for how long the lease is good. Renewed by a take when it is older than a quarter of `len`.
+    /// for how long the lease is good. Renewed by a take when it is older than a quarter of `len`, or
+    /// asks for a longer one.
     pub at: u64,
     /// Whether its tab held its beacon when it said so.
     pub beacon: bool,
@@ -244,6 +251,54 @@ pub enum Proof {
     Dead(Vec<String>),
 }
 
+/// What a requester has written beside the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Note {
+    /// A [`Command::Renew`] that needed no answer from the record. It counts if its writer still holds,
+    /// under that token.
+    Renewed {
+        /// Under which token.
+        token: u64,
+        /// Grows at every renewal of that requester.
+        count: u64,
+        /// See [`Record::len`].
+        len: u32,
+        /// See [`Record::beacon`].
+        beacon: bool,
+    },
+    /// A [`Command::Quit`] of somebody who was about to be stopped.
+    Ended,
+}
+
+impl Note {
+    /// The bytes that a store keeps.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Serialising numbers into memory cannot fail.
+        postcard::to_allocvec(&(FORMAT, self)).unwrap_or_default()
+    }
+
+    /// Reads what [`Note::encode`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`], if this version cannot have written it. To take it for none would be to steal from a
+    /// holder that renews.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        match postcard::take_from_bytes::<(u8, Self)>(bytes) {
+            Ok(((FORMAT, note), [])) => match note {
+                Self::Renewed {
+                    token, count, len, ..
+                } if token.max(count) > MAX_NUMBER || len == 0 || len > MAX_LEASE_MS => {
+                    Err(Corrupt("a number in its note is out of range"))
+                }
+                note => Ok(note),
+            },
+            _ => Err(Corrupt("its note has not the shape of one")),
+        }
+    }
+}
+
 /// A request for the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Take {
@@ -391,6 +446,58 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
     (next.filter(|next| record != Some(next)), outcome)
 }
 
+/// Whose [`Note`], if anybody's, has to be read before that command is applied to that record: the
+/// holder's, if the command may judge it by what it has done lately. The first look of somebody who
+/// joins the queue does not; whatever it saw is looked at again before anything comes of it.
+#[must_use]
+pub fn note_of<'r>(record: &'r Record, command: &Command) -> Option<&'r Requester> {
+    let holder = record.holder.as_ref()?;
+    let Command::Take(take) = command else {
+        return None;
+    };
+    let waits = record.queue.iter().any(|w| w.who == take.who);
+    let judges = take.proof != Proof::None || waits || !take.join;
+    (take.who != *holder && judges).then_some(holder)
+}
+
+/// [`apply`], for a record whose holder has left a note.
+#[must_use]
+pub fn apply_noted(record: &Record, note: &Note, command: &Command) -> (Option<Record>, Outcome) {
+    let mut seen = with_note(record, note);
+    let renewed = match note {
+        Note::Renewed { .. } => seen.count - record.count,
+        Note::Ended => 0,
+    };
+    let (write, outcome) = apply(Some(&seen), command);
+    seen = write.unwrap_or(seen);
+    if (seen.token, &seen.holder) == (record.token, &record.holder) {
+        // That much stays in the note.
+        seen.count -= renewed;
+    }
+    (Some(seen).filter(|seen| seen != record), outcome)
+}
+
+/// What a record says together with its holder's note.
+#[must_use]
+pub fn with_note(record: &Record, note: &Note) -> Record {
+    let mut seen = record.clone();
+    match *note {
+        Note::Renewed {
+            token,
+            count,
+            len,
+            beacon,
+        } if token == seen.token => {
+            seen.count += count;
+            seen.len = len;
+            seen.beacon = beacon;
+        }
+        Note::Renewed { .. } => {}
+        Note::Ended => _ = leave(&mut seen, 2),
+    }
+    seen
+}
+
 fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     let asker = Waiter {
         who: take.who.clone(),
@@ -431,7 +538,8 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
             // Perhaps the first word of somebody who was granted the lock out of the queue.
             record.since = take.wall;
         }
-        extend(record, take.len, take.beacon);
+        // Never shorter: it may believe in a longer lease already, if this take is late.
+        extend(record, take.len.max(record.len), take.beacon);
         return held(record);
     }
     let place = record.queue.iter().position(|w| w.who == take.who);
@@ -455,8 +563,13 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
         }
         _ => {
             match place.map(|place| &mut record.queue[place]) {
-                Some(me) if me.at.saturating_add(u64::from(me.len) * 250) <= take.at => {
+                Some(me)
+                    if me.len < take.len
+                        || me.at.saturating_add(u64::from(me.len) * 250) <= take.at =>
+                {
                     me.at = take.at;
+                    // Never shorter: a holder that has read it may delegate for as long.
+                    me.len = me.len.max(take.len);
                     me.beacon = take.beacon;
                 }
                 None if take.join => record.queue.push(asker),

@@ -10,8 +10,8 @@ pub mod memory;
 
 use async_trait::async_trait;
 
-use crate::platform::{MaybeSend, MaybeSync};
-use crate::rules::{Command, Outcome};
+use crate::platform::{BoxFuture, MaybeSend, MaybeSync};
+use crate::rules::{Command, Outcome, Requester};
 
 /// A place where leases are kept, shared by everybody who contends.
 ///
@@ -54,4 +54,18 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     /// When the store failed. The command may or may not have been applied; sending it again is
     /// safe.
     async fn apply(&self, key: &str, command: Command) -> Result<Outcome, Self::Error>;
+
+    /// As [`Command::Quit`] by `who`, who is about to be stopped, perhaps for good: so it must need no
+    /// answer, and leave nothing half-done. Whoever is granted the lock by it finds out by asking.
+    ///
+    /// Best effort. A store that does nothing of the kind lets the lease lapse.
+    fn leave(&self, key: &str, who: &Requester) {
+        let _ = (key, who);
+    }
+
+    /// Resolves when the store is about to be closed by somebody else, who may delete it or write to it
+    /// by other rules. Leases end by that. Never, where that does not happen.
+    fn closing(&self) -> BoxFuture<()> {
+        Box::pin(std::future::pending())
+    }
 }

@@ -24,7 +24,7 @@ use crate::rules::Requester;
 pub(crate) enum Message {
     Grant(Grant),
     Want(Want),
-    /// This one waits no longer.
+    /// This one waits no longer, or has let go because its page is stopped.
     Gone(Requester),
     /// To somebody who only tries: whether the lock has just been freed for it.
     Reply {

@@ -14,6 +14,7 @@ const LONG: Config = Config {
     lease_ms: 60_000,
     heartbeat_ms: 6_000,
     idle_lease_ms: 60_000,
+    hidden_lease_ms: 60_000,
     initial_backoff_ms: 5_000,
     max_backoff_ms: 5_000,
 };

@@ -56,6 +56,8 @@ use world::{Action, Budget, Kind, World};
 const CALM: Budget = Budget {
     crashes: 0,
     pauses: 0,
+    stops: 0,
+    hides: 0,
     failures: 0,
     late: 0,
     losses: 0,
@@ -127,6 +129,7 @@ fn kind(tab: usize, len: u32) -> Kind {
         tab,
         len,
         idle: len,
+        hidden: len,
         beacon: false,
         offset: 5 * tab as u64,
         join: true,
@@ -139,7 +142,14 @@ impl World {
         for (kind, len) in self.kinds.iter_mut().zip(lens) {
             kind.len = *len;
             kind.idle = *len;
+            kind.hidden = *len;
         }
+        self
+    }
+
+    /// Leases are of that length while the page is hidden.
+    fn hiding(mut self, hidden: u32) -> Self {
+        self.kinds.iter_mut().for_each(|k| k.hidden = hidden);
         self
     }
 
@@ -318,10 +328,17 @@ worlds! {
     two_tabs_with_idle_leases_and_a_pause: two(5, Budget { pauses: 1, ..CALM }).beacons(4);
     two_tabs_with_beacons_and_a_crash: two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(4);
     two_tabs_with_beacons_and_a_failing_store: two(2, Budget { crashes: 1, failures: 1, late: 1, ..CALM }).beacons(2);
+    two_tabs_that_hide: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
+    two_tabs_that_hide_out_of_order: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4).unordered();
+    two_tabs_that_hide_and_a_pause: two(4, Budget { hides: 2, pauses: 1, ..CALM }).hiding(4);
+    two_tabs_and_a_stop: two(3, Budget { stops: 1, late: 1, ..CALM });
+    two_tabs_that_write_and_a_stop: two(3, Budget { stops: 1, writes: 2, ..CALM });
     three_tabs: three(5, CALM);
     three_tabs_late: three(2, Budget { late: 1, ..CALM });
     three_tabs_and_a_crash: three(4, Budget { crashes: 1, ..CALM });
     three_tabs_and_a_pause: three(3, Budget { pauses: 1, ..CALM });
+    three_tabs_and_a_stop: three(3, Budget { stops: 1, ..CALM }).beacons(2);
+    three_tabs_that_hide: three(3, Budget { hides: 2, ..CALM }).hiding(3);
     three_tabs_and_a_failing_store: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
     three_tabs_that_hear_twice_or_not: three(3, Budget { losses: 1, repeats: 1, ..CALM });
     three_tabs_with_leases_of_their_own: three(3, CALM).lens(&[2, 3, 2]);
@@ -397,7 +414,7 @@ mutations! {
     grant_valid_from_receipt: GrantValidFromReceipt breaks G1 in two(3, Budget { late: 2, ..CALM }).first_comes_again();
     grant_by_tab: GrantByTab breaks NO_FORBIDDEN_STEP in two(3, Budget { repeats: 1, ..CALM }).requests(2);
     starts_unseen: StartsUnseen breaks NO_FORBIDDEN_STEP in three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
-    receiver_length_ignored: ReceiverLengthIgnored breaks G1 in two(6, CALM).lens(&[6, 2]).first_comes_again();
+    receiver_length_ignored: ReceiverLengthIgnored breaks G1 in two(4, Budget { late: 2, ..CALM }).lens(&[4, 1]).first_comes_again();
     own_takeover_forgotten: OwnTakeoverForgotten breaks G4_SUPERSEDED in two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
     own_take_forgotten: OwnTakeForgotten breaks G4_SUPERSEDED in three(1, Budget { late: 1, wants: 0, ..CALM });
     quits_after_delegating: QuitsAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { late: 1, ..CALM });
@@ -407,5 +424,9 @@ mutations! {
     dead_holder_is_enough: DeadHolderIsEnough breaks G1 in three(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
     beacon_too_early: BeaconTooEarly breaks G1 in two(3, CALM).beacons(2);
     shortened_not_cut: ShortenedNotCut breaks G1 in two(4, CALM).beacons(6);
+    belief_outlives_stopping: BeliefOutlivesStopping breaks G1 in two(3, Budget { stops: 1, ..CALM });
+    leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { stops: 1, late: 1, ..CALM });
+    queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(6, Budget { hides: 2, late: 2, ..CALM }).hiding(6);
+    retake_shortens: RetakeShortens breaks G1 in two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
     belief_outlives_closing: BeliefOutlivesClosing breaks G1 in two(3, Budget { closings: 1, ..CALM });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tab_lease::participant::{
-    Ask, Due, Grant, Heard, Holding, Participant, Past, Release, Renewed, Taken, Want, Wanted,
+    Ask, Due, Grant, Heard, Holding, Lens, Participant, Past, Release, Renewed, Taken, Want, Wanted,
 };
 use tab_lease::rules::{
     self, Command, Granted, Held, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter,
@@ -14,6 +14,12 @@ use tab_lease::rules::{
 
 const LEN: u32 = 500;
 const IDLE: u32 = 5000;
+const HIDDEN: u32 = 9000;
+const LENS: Lens = Lens {
+    usual: LEN,
+    idle: IDLE,
+    hidden: HIDDEN,
+};
 /// Two granules.
 const MARGIN: Duration = ms(2);
 const WALL: u64 = 1000;
@@ -53,7 +59,7 @@ struct Tab {
 impl Tab {
     fn new() -> Self {
         Self {
-            participant: Participant::new("me".to_owned(), LEN, IDLE, MARGIN),
+            participant: Participant::new("me".to_owned(), LENS, MARGIN),
             past: Past::default(),
             requests: 0,
         }
@@ -541,7 +547,7 @@ fn an_idle_one_has_nothing_due() {
 #[test]
 fn a_lease_is_idle_only_with_a_beacon_and_nobody_waiting() {
     for (lit, waited_for, len) in [
-        (true, false, IDLE),
+        (true, false, 2 * LEN),
         (true, true, LEN),
         (false, false, LEN),
         (false, true, LEN),
@@ -551,8 +557,93 @@ fn a_lease_is_idle_only_with_a_beacon_and_nobody_waiting() {
             tab.participant.wanted(ms(10), &want());
         }
         assert_eq!(len_of(&tab.renew_with(ms(50), lit)), len);
-        assert_eq!(tab.participant.is_idle(), len == IDLE);
+        let long = (len > LEN).then(|| ms(len.into()));
+        assert_eq!(tab.participant.long(), long);
     }
+}
+
+#[test]
+fn an_idle_lease_doubles_at_each_renewal_until_it_is_long_enough() {
+    let mut tab = Tab::holding(ms(0));
+    let mut lens = Vec::new();
+    for beat in 1..8 {
+        lens.push(len_of(&tab.renew_with(ms(50 * beat), true)));
+    }
+    assert_eq!(lens, [1000, 2000, 4000, IDLE, IDLE, IDLE, IDLE]);
+}
+
+// ---- Hidden pages -------------------------------------------------------------------------------
+
+#[test]
+fn a_hidden_holder_asks_for_a_longer_lease_whoever_waits() {
+    for (lit, waited_for) in [(false, false), (false, true), (true, true)] {
+        let mut tab = Tab::holding(ms(0));
+        if waited_for {
+            tab.participant.wanted(ms(10), &want());
+        }
+        tab.participant.hide(true);
+        assert_eq!(len_of(&tab.renew_with(ms(20), lit)), HIDDEN);
+        assert!(!tab.participant.is_too_long());
+    }
+}
+
+#[test]
+fn a_lease_that_is_shown_again_is_too_long_for_whoever_waits() {
+    let mut tab = Tab::holding(ms(0));
+    tab.participant.hide(true);
+    tab.beat(ms(20), &held_with(10, bob_at(0)));
+    tab.participant.hide(false);
+    assert!(tab.participant.is_too_long());
+    assert_eq!(len_of(&tab.renew_with(ms(100), false)), LEN);
+    assert_eq!(tab.good_until(), ms(600) - MARGIN, "cut before the answer");
+    assert!(!tab.participant.is_too_long());
+}
+
+#[test]
+fn a_hidden_one_asks_for_the_longer_lease_from_the_start() {
+    let mut tab = Tab::new();
+    tab.participant.hide(true);
+    let take = tab.ask(ms(0), true);
+    assert_eq!(take.len, HIDDEN);
+    assert!(matches!(
+        tab.answer(&take, ms(1), &held(10)),
+        Taken::Held(_)
+    ));
+    assert_eq!(tab.good_until(), ms(HIDDEN.into()) - MARGIN);
+}
+
+#[test]
+fn a_waiter_says_the_length_that_the_queue_has() {
+    let mut tab = Tab::new();
+    let take = tab.ask(ms(0), true);
+    tab.answer(&take, ms(1), &waiting(1, LEN));
+    tab.participant.hide(true);
+    assert_eq!(tab.participant.want().map(|want| want.len), Some(LEN));
+}
+
+#[test]
+fn the_answer_to_a_take_counts_for_the_length_that_it_asked_for() {
+    let mut tab = Tab::new();
+    let take = tab.ask(ms(0), true);
+    tab.participant.hide(true);
+    tab.answer(&take, ms(1), &held(10));
+    assert_eq!(tab.good_until(), ms(500) - MARGIN);
+}
+
+#[test]
+fn a_claim_shorter_than_what_was_granted_cuts_it_at_once() {
+    let mut tab = Tab::new();
+    tab.participant.hide(true);
+    let take = tab.ask(ms(0), true);
+    tab.answer(&take, ms(1), &waiting(4, LEN));
+    let long = Grant {
+        until: micros(9000),
+        ..grant()
+    };
+    assert!(matches!(tab.granted(ms(100), &long), Heard::Started(_)));
+    tab.participant.hide(false);
+    assert_eq!(len_of(&tab.renew(ms(101))), LEN);
+    assert_eq!(tab.good_until(), ms(601) - MARGIN);
 }
 
 #[test]
@@ -560,7 +651,7 @@ fn an_idle_lease_is_good_for_its_length_once_it_is_confirmed() {
     let mut tab = Tab::holding(ms(0));
     assert_eq!(
         tab.lit_beat(ms(100), &held(10)),
-        Renewed::Until(ms(5100) - MARGIN)
+        Renewed::Until(ms(1100) - MARGIN)
     );
 }
 
@@ -584,7 +675,7 @@ fn one_who_only_tries_does_not_end_the_idling() {
         ..want()
     };
     tab.participant.wanted(ms(10), &trying);
-    assert_eq!(len_of(&tab.renew_with(ms(50), true)), IDLE);
+    assert_eq!(len_of(&tab.renew_with(ms(50), true)), 2 * LEN);
 }
 
 #[test]
@@ -597,7 +688,7 @@ fn a_shorter_renewal_cuts_the_lease_before_it_is_answered() {
         }
         tab.renew_with(ms(100), lit);
         assert_eq!(tab.good_until(), ms(600) - MARGIN);
-        assert!(!tab.participant.is_idle());
+        assert_eq!(tab.participant.long(), None);
     }
 }
 
@@ -625,21 +716,7 @@ fn a_lease_may_be_idle_again_when_nobody_waits_any_more() {
     let mut tab = Tab::wanted();
     assert_eq!(len_of(&tab.renew_with(ms(20), true)), LEN);
     tab.lit_beat(ms(50), &held(10));
-    assert_eq!(len_of(&tab.renew_with(ms(60), true)), IDLE);
-}
-
-/// A take of ours that the store applies late would make the record's lease short again.
-#[test]
-fn a_lease_is_not_idle_while_a_take_of_it_is_unanswered() {
-    let mut tab = Tab::waiting();
-    let take = tab.ask(ms(50), true);
-    started(tab.granted(ms(100), &grant()));
-    let claim = tab.renew_with(ms(100), true);
-    tab.renewed(&claim, ms(100), ms(110), &held(21));
-    assert_eq!(len_of(&tab.renew_with(ms(120), true)), LEN);
-
-    tab.answer(&take, ms(130), &waiting(4, LEN));
-    assert_eq!(len_of(&tab.renew_with(ms(140), true)), IDLE);
+    assert!(len_of(&tab.renew_with(ms(60), true)) > LEN);
 }
 
 // ---- Hearing of those who wait ------------------------------------------------------------------
@@ -835,8 +912,8 @@ fn the_receiver_is_told_no_more_than_its_own_lease() {
 fn the_receiver_of_an_idle_lease_is_told_no_more_than_its_own() {
     let mut tab = Tab::holding(ms(0));
     tab.lit_beat(ms(10), &held(10));
-    tab.participant.wanted(ms(1000), &want());
-    let (grant, _) = tab.delegate(ms(1001));
+    tab.participant.wanted(ms(400), &want());
+    let (grant, _) = tab.delegate(ms(401));
     assert_eq!(grant.until, micros(2000 + 501 - 1));
 }
 
@@ -1590,7 +1667,7 @@ fn a_claim_is_due_again_until_it_is_answered() {
 fn a_claim_of_an_idle_tab_is_for_the_usual_length() {
     let mut tab = Tab::started();
     assert_eq!(len_of(&tab.renew_with(ms(101), true)), LEN);
-    assert!(!tab.participant.is_idle());
+    assert_eq!(tab.participant.long(), None);
 }
 
 #[test]
@@ -1600,17 +1677,6 @@ fn an_answered_claim_is_counted_from_before_it_was_sent() {
     let renewed = tab.renewed(&claim, ms(101), ms(150), &held(21));
     assert_eq!(renewed, Renewed::Until(ms(599)));
     assert!(!tab.participant.is_unclaimed());
-}
-
-#[test]
-fn a_claim_takes_nothing_from_the_time_that_was_told() {
-    let mut tab = Tab::waiting();
-    let long = Grant {
-        until: micros(2000),
-        ..grant()
-    };
-    started(tab.granted(ms(100), &long));
-    assert_eq!(tab.beat(ms(101), &held(21)), Renewed::Until(ms(1998)));
 }
 
 #[test]
@@ -1793,7 +1859,7 @@ fn a_late_take_forgets_what_was_observed() {
 fn a_living_holder_is_never_proved_dead() {
     let mut holder = Tab::new();
     let mut observer = Tab::new();
-    observer.participant = Participant::new("observer".to_owned(), LEN, IDLE, MARGIN);
+    observer.participant = Participant::new("observer".to_owned(), LENS, MARGIN);
     let mut record = None;
     let mut send = |command: &Command| {
         let (write, outcome) = rules::apply(record.as_ref(), command);

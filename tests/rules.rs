@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tab_lease::rules::{
-    Command, Corrupt, FORMAT, Fresh, Granted, Held, Last, MAX_LEASE_MS, Mode, Outcome, Proof,
-    Record, Requester, Sighting, Take, Waiter, Waiting, apply,
+    self, Command, Corrupt, FORMAT, Fresh, Granted, Held, Last, MAX_LEASE_MS, Mode, Note, Outcome,
+    Proof, Record, Requester, Sighting, Take, Waiter, Waiting, apply,
 };
 
 fn who(tab: &str, request: u64) -> Requester {
@@ -410,6 +410,7 @@ fn take_by_a_waiter_keeps_its_place() {
         let again = Command::Take(Take {
             at: 5_000_000,
             join,
+            len: 600,
             ..take(bob())
         });
         let record = queued(&[bob(), carol()]);
@@ -420,6 +421,33 @@ fn take_by_a_waiter_keeps_its_place() {
         };
         assert!(told.queued);
         assert_eq!(told.before, [("alice".to_owned(), false)]);
+    }
+}
+
+#[test]
+fn take_by_a_waiter_makes_its_lease_longer_at_once_and_never_shorter() {
+    for (len, queued_len) in [(700, Some(700)), (600, None), (500, None)] {
+        let again = Take {
+            at: 5_000_001,
+            len,
+            ..take(bob())
+        };
+        let record = queued(&[bob()]);
+        let (write, _) = apply(Some(&record), &Command::Take(again));
+        assert_eq!(write.map(|record| record.queue[0].len), queued_len);
+    }
+}
+
+#[test]
+fn take_by_the_holder_never_makes_the_lease_shorter() {
+    for (len, then) in [(600, 600), (499, 500)] {
+        let again = Take {
+            len,
+            ..take(alice())
+        };
+        let record = Record { len: 500, ..held() };
+        let (write, _) = apply(Some(&record), &Command::Take(again));
+        assert_eq!(write.unwrap().len, then);
     }
 }
 
@@ -436,6 +464,7 @@ fn take_by_a_waiter_renews_its_stamp_once_it_is_older_than_a_quarter_of_its_leas
         let again = Take {
             at,
             beacon: false,
+            len: 600,
             ..take(bob())
         };
         let record = queued(&[carol(), bob()]);
@@ -572,6 +601,7 @@ fn take_with_somebody_ahead_not_known_to_be_dead_waits_and_drops_nobody() {
         let take = Command::Take(Take {
             at: 5_000_000,
             proof: dead(tabs),
+            len: 600,
             ..take(dave())
         });
         let (write, outcome) = apply(Some(&record), &take);
@@ -1930,5 +1960,149 @@ proptest! {
             bytes[at] = byte;
         }
         prop_assert!(is_still_held_or_unreadable(&bytes), "{:?}", bytes);
+    }
+}
+
+// ---- Notes --------------------------------------------------------------------------------------
+
+const RENEWED: Note = Note::Renewed {
+    token: 100,
+    count: 3,
+    len: 900,
+    beacon: true,
+};
+
+/// Held under the token that [`RENEWED`] names.
+fn noted() -> Record {
+    Record {
+        token: 100,
+        ..held()
+    }
+}
+
+#[test]
+fn a_note_of_the_holder_counts_as_its_renewal() {
+    let seen = rules::with_note(&noted(), &RENEWED);
+    assert_eq!(seen.count, noted().count + 3);
+    assert_eq!((seen.len, seen.beacon), (900, true));
+    assert_eq!((seen.token, &seen.holder), (100, &noted().holder));
+}
+
+#[test]
+fn a_note_about_another_token_counts_for_nothing() {
+    let record = Record {
+        token: 102,
+        ..held()
+    };
+    assert_eq!(rules::with_note(&record, &RENEWED), record);
+}
+
+#[test]
+fn a_renewal_in_a_note_refutes_an_observation_that_did_not_see_it() {
+    let record = noted();
+    let stale = proving(bob(), Proof::Unchanged(record.sighting()));
+    let (_, outcome) = rules::apply_noted(&record, &RENEWED, &stale);
+    let Outcome::Waiting(told) = outcome else {
+        panic!("taken from a holder that renews: {outcome:?}");
+    };
+    assert_eq!((told.sighting.count, told.len), (record.count + 3, 900));
+    // And one that did see it takes over.
+    let seen = proving(bob(), Proof::Unchanged(told.sighting));
+    let (write, outcome) = rules::apply_noted(&record, &RENEWED, &seen);
+    assert!(matches!(outcome, Outcome::Held(_)));
+    assert_eq!(write.unwrap().holder, Some(bob()));
+}
+
+#[test]
+fn what_a_note_says_is_not_counted_twice() {
+    let join = Command::Take(joining(bob()));
+    let (write, outcome) = rules::apply_noted(&noted(), &RENEWED, &join);
+    let Outcome::Waiting(told) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let written = write.unwrap();
+    assert_eq!(written.queue.len(), 1);
+    let again = rules::with_note(&written, &RENEWED);
+    assert_eq!(again.sighting(), told.sighting);
+}
+
+#[test]
+fn a_note_that_the_holder_has_ended_gives_the_lock_to_the_head_of_the_queue() {
+    let record = queued(&[bob(), carol()]);
+    let (write, outcome) = rules::apply_noted(&record, &Note::Ended, &Command::Take(take(carol())));
+    assert!(matches!(outcome, Outcome::Waiting(_)));
+    let written = write.unwrap();
+    assert_eq!(written.holder, Some(bob()));
+    assert_eq!(written.token, record.token + 2);
+    assert_eq!(written.last.unwrap().token, record.token);
+
+    let (write, outcome) = rules::apply_noted(&record, &Note::Ended, &Command::Take(take(bob())));
+    assert!(matches!(outcome, Outcome::Held(_)));
+    assert_eq!(write.unwrap().holder, Some(bob()));
+}
+
+#[test]
+fn a_note_that_the_holder_has_ended_frees_the_lock() {
+    let (write, outcome) = rules::apply_noted(&held(), &Note::Ended, &Command::Take(take(bob())));
+    assert!(matches!(outcome, Outcome::Held(_)));
+    assert_eq!(write.unwrap().token, held().token + 2);
+}
+
+#[test]
+fn the_holders_note_is_read_by_whoever_judges_it() {
+    let record = queued(&[bob()]);
+    let unchanged = proving(carol(), Proof::Unchanged(record.sighting()));
+    let judging = [
+        Command::Take(take(bob())),
+        Command::Take(joining(bob())),
+        Command::Take(take(carol())),
+        unchanged,
+    ];
+    for command in judging {
+        assert_eq!(
+            rules::note_of(&record, &command),
+            Some(&alice()),
+            "{command:?}"
+        );
+    }
+    let others = [
+        Command::Take(joining(carol())),
+        Command::Take(take(alice())),
+        Command::Quit { who: alice() },
+    ];
+    for command in others {
+        assert_eq!(rules::note_of(&record, &command), None, "{command:?}");
+    }
+    let free = Record {
+        holder: None,
+        ..held()
+    };
+    assert_eq!(rules::note_of(&free, &Command::Take(take(bob()))), None);
+}
+
+#[test]
+fn notes_are_read_as_they_were_written() {
+    for note in [RENEWED, Note::Ended] {
+        assert_eq!(Note::decode(&note.encode()), Ok(note));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_of_notes_panic(bytes in vec(any::<u8>(), 0..40)) {
+        if let Ok(note) = Note::decode(&bytes) {
+            let _ = rules::with_note(&noted(), &note);
+            prop_assert_eq!(Note::decode(&note.encode()), Ok(note));
+        }
+    }
+
+    #[test]
+    fn a_damaged_note_is_an_error_or_another_note_and_frees_nothing(at in 0_usize..12, byte in any::<u8>()) {
+        let mut bytes = RENEWED.encode();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        if let Ok(Note::Ended) = Note::decode(&bytes) {
+            prop_assert!(false, "a renewal was read as an end");
+        }
     }
 }

@@ -4,18 +4,28 @@
 //! put and a commit that is awaited; between the get and the put nothing else is awaited, or the
 //! browser would commit early.
 //!
+//! # Pages that stop
+//!
+//! A page that hangs or is frozen between the get and the put blocks everybody's transactions until it
+//! goes on (a frozen one: for a minute). So what is sent most often, the renewal, needs no answer to
+//! be complete: a get, a put of a [`Note`] and `commit()`, all at once. And when the page is
+//! [suspended](Lifecycle) the transactions that are open are aborted, and no command begins one
+//! until it goes on.
+//!
 //! # The connection
 //!
 //! [`Link`] says how it stands; all clones of a store share one. It is opened by the first command
 //! and again by the next one after it was lost: the browser closed it (`close`), another tab wants
-//! to upgrade or delete the database (`versionchange`: we close at once, so as not to block it), or
-//! a transaction failed. A command that failed is sent once more over a new connection, which is
+//! to upgrade or delete the database (`versionchange`: we close at once, so as not to block it, but not
+//! before the holders here have been told, see [`BackingStore::closing`]), or a transaction failed. A command that failed is sent once more over a new connection, which is
 //! safe: see [`BackingStore::apply`].
 //!
 //! Opening runs in a task of its own. A caller that gives up leaves no half-open connection behind,
 //! which would block everybody's upgrades for as long as nobody collects it.
 
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,20 +38,21 @@ use indexed_db_futures::prelude::*;
 use indexed_db_futures::transaction::{
     Transaction, TransactionDurability, TransactionMode, TransactionOptions,
 };
-use js_sys::Uint8Array;
+use js_sys::{Array, Uint8Array};
 use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
-use web_sys::IdbDatabase;
+use web_sys::{IdbDatabase, IdbTransaction};
 
-use crate::platform::{Spawner, sleep};
-use crate::rules::{self, Command, Corrupt, Outcome, Record};
+use crate::lifecycle::{Lifecycle, Live};
+use crate::platform::{BoxFuture, Spawner, sleep, step_back};
+use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
 
 /// The database that is used unless another is named.
 pub const DATABASE: &str = "tab-lease";
 
-/// The object store that holds the leases: key = lock name, value = an encoded
-/// [`Record`].
+/// The object store that holds the leases: key = lock name, value = an encoded [`Record`]; and beside
+/// them key = [lock name, tab, request], value = an encoded [`Note`].
 pub const OBJECT_STORE: &str = "leases";
 
 /// How long a command may take, in ms, before it is given up with [`IndexedDbError::Stalled`].
@@ -124,23 +135,26 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(db: Database, link: &Rc<watch::Sender<Link>>) -> Rc<Self> {
+    fn new(db: Database, shared: &Arc<Shared>) -> Rc<Self> {
         Rc::new_cyclic(|this: &Weak<Self>| {
-            let forget = |close: bool| {
-                let link = Rc::downgrade(link);
+            let forget = || {
+                let shared = Arc::downgrade(shared);
                 let this = this.clone();
                 Closure::new(move || {
-                    let (Some(link), Some(this)) = (link.upgrade(), this.upgrade()) else {
+                    let (Some(shared), Some(this)) = (shared.upgrade(), this.upgrade()) else {
                         return;
                     };
-                    if close {
+                    this.forget(&shared.link);
+                    shared.closings.send_modify(|closings| *closings += 1);
+                    Spawner::current().spawn(async move {
+                        // Whoever holds here is told first, and the page with it.
+                        step_back().await;
                         this.db.as_sys().close();
-                    }
-                    this.forget(&link);
+                    });
                 })
             };
-            let on_versionchange = forget(true);
-            let on_close = forget(false);
+            let on_versionchange = forget();
+            let on_close = forget();
             let sys = db.as_sys();
             sys.set_onversionchange(Some(on_versionchange.as_ref().unchecked_ref()));
             sys.set_onclose(Some(on_close.as_ref().unchecked_ref()));
@@ -189,15 +203,42 @@ impl Drop for Connection {
 /// ```
 #[derive(Clone)]
 pub struct IndexedDbStore {
-    database: Rc<str>,
     timeout: Duration,
-    link: Rc<watch::Sender<Link>>,
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a store share.
+struct Shared {
+    database: String,
+    link: watch::Sender<Link>,
+    /// How often somebody else had the database closed.
+    closings: watch::Sender<u32>,
+    life: Lifecycle,
+    /// Transactions that would stay open if the page stopped now.
+    open: RefCell<Vec<IdbTransaction>>,
+    /// Who has a note in the store, as far as it was written here.
+    noted: RefCell<Vec<(String, Requester)>>,
+    /// Renewals so far.
+    renewals: Cell<u64>,
+}
+
+impl Live for Shared {
+    fn hidden(&self, _: bool) {}
+
+    fn suspended(&self, suspended: bool) {
+        if suspended {
+            for transaction in self.open.take() {
+                // One that has just ended.
+                let _ = transaction.abort();
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for IndexedDbStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IndexedDbStore")
-            .field("database", &self.database)
+            .field("database", &self.shared.database)
             .finish_non_exhaustive()
     }
 }
@@ -207,10 +248,22 @@ impl IndexedDbStore {
     /// created if it does not exist. Touches nothing until the first command.
     #[must_use]
     pub fn new(database: &str) -> Self {
+        let life = Lifecycle::page();
+        #[allow(clippy::arc_with_non_send_sync, reason = "there are no threads")]
+        let shared = Arc::new(Shared {
+            database: database.to_owned(),
+            link: watch::Sender::new(Link::Closed),
+            closings: watch::Sender::new(0),
+            life: life.clone(),
+            open: RefCell::default(),
+            noted: RefCell::default(),
+            renewals: Cell::new(0),
+        });
+        let watcher = Arc::downgrade(&shared);
+        life.watch(watcher);
         Self {
-            database: database.into(),
             timeout: Duration::from_millis(STORE_TIMEOUT_MS.into()),
-            link: Rc::new(watch::Sender::new(Link::Closed)),
+            shared,
         }
     }
 
@@ -234,12 +287,27 @@ impl IndexedDbStore {
             let keys = store.get_all_keys::<JsValue>().primitive()?;
             let values = store.get_all::<JsValue>().primitive()?;
             let (keys, values) = (keys.await?, values.await?);
-            Ok(keys
-                .zip(values)
-                .filter_map(|(key, value)| {
-                    Some((key.ok()?.as_string()?, decode(value.ok()?).ok()?))
-                })
-                .collect())
+            let (mut records, mut notes) = (Vec::new(), Vec::new());
+            for (key, value) in keys.zip(values) {
+                let (Ok(key), Ok(value)) = (key, value) else {
+                    continue;
+                };
+                if let Some(name) = key.as_string() {
+                    records.extend(decode(value).ok().map(|record| (name, record)));
+                } else if let Some((name, who)) = read_note_key(&key) {
+                    notes.extend(decode_note(value).ok().map(|note| (name, who, note)));
+                }
+            }
+            for (name, record) in &mut records {
+                let mut notes = notes.iter();
+                let holders = |(of, who, _): &&(String, Requester, Note)| {
+                    of == name && Some(who) == record.holder.as_ref()
+                };
+                if let Some((_, _, note)) = notes.find(holders) {
+                    *record = rules::with_note(record, note);
+                }
+            }
+            Ok(records)
         })
         .await
     }
@@ -253,12 +321,13 @@ impl IndexedDbStore {
         let tried = async {
             let mut again = true;
             loop {
+                self.shared.life.running().await;
                 // Boxed, so that its code is not repeated in every kind of work.
                 let connection = Box::pin(self.connection()).await?;
                 match work(&connection.db).await {
                     Err(IndexedDbError::Failed(_)) if again => {
                         again = false;
-                        connection.forget(&self.link);
+                        connection.forget(&self.shared.link);
                     }
                     done => return done,
                 }
@@ -272,17 +341,17 @@ impl IndexedDbStore {
     }
 
     async fn connection(&self) -> Result<Rc<Connection>, IndexedDbError> {
-        let mut link = self.link.subscribe();
+        let mut link = self.shared.link.subscribe();
         let idle = matches!(*link.borrow_and_update(), Link::Closed | Link::Failed(_));
         if idle {
-            self.link.send_replace(Link::Opening);
-            let (database, link) = (Rc::clone(&self.database), Rc::downgrade(&self.link));
+            self.shared.link.send_replace(Link::Opening);
+            let (database, shared) = (self.shared.database.clone(), Arc::downgrade(&self.shared));
             Spawner::current().spawn(async move {
-                let opened = open(&database, &link).await;
+                let opened = open(&database, &shared).await;
                 // If all stores are gone by now, the connection closes as it is dropped.
-                if let Some(link) = link.upgrade() {
-                    link.send_replace(match opened {
-                        Ok(db) => Link::Open(Connection::new(db, &link)),
+                if let Some(shared) = shared.upgrade() {
+                    shared.link.send_replace(match opened {
+                        Ok(db) => Link::Open(Connection::new(db, &shared)),
                         Err(error) => Link::Failed(error),
                     });
                 } else if let Ok(db) = opened {
@@ -309,13 +378,36 @@ impl BackingStore for IndexedDbStore {
     type Error = IndexedDbError;
 
     async fn apply(&self, key: &str, command: Command) -> Result<Outcome, IndexedDbError> {
-        self.bounded(async |db| transact(db, key, &command).await)
+        if let Command::Renew { who, len, .. } = &command
+            && *len > 0
+        {
+            return self
+                .bounded(async |db| self.shared.renew(db, key, who, &command).await)
+                .await;
+        }
+        self.bounded(async |db| self.shared.transact(db, key, &command).await)
             .await
+    }
+
+    fn leave(&self, key: &str, who: &Requester) {
+        if let Link::Open(connection) = &*self.shared.link.borrow() {
+            // There is nobody to tell of an error.
+            let _ = self.shared.leave(connection.db.as_sys(), key, who);
+        }
+    }
+
+    fn closing(&self) -> BoxFuture<()> {
+        let mut closings = self.shared.closings.subscribe();
+        Box::pin(async move {
+            if closings.changed().await.is_err() {
+                std::future::pending().await
+            }
+        })
     }
 }
 
 /// Opens the database, creating what is missing.
-async fn open(name: &str, link: &Weak<watch::Sender<Link>>) -> Result<Database, IndexedDbError> {
+async fn open(name: &str, shared: &sync::Weak<Shared>) -> Result<Database, IndexedDbError> {
     let factory = DBFactory::new().map_err(unavailable)?;
     // No version is asked for: an older copy of this package must still open what a newer one made.
     let mut version = None;
@@ -331,7 +423,7 @@ async fn open(name: &str, link: &Weak<watch::Sender<Link>>) -> Result<Database, 
                 thrown.map_or_else(|| Cause::new("it could not be opened"), Cause),
             ));
         };
-        let db = opened(request, link).await?;
+        let db = opened(request, shared).await?;
         let stores = db.as_sys().object_store_names();
         if stores.contains(OBJECT_STORE) {
             return Ok(db);
@@ -350,7 +442,7 @@ async fn open(name: &str, link: &Weak<watch::Sender<Link>>) -> Result<Database, 
 /// would bring float formatting into every download.
 async fn opened(
     request: OpenDbRequest,
-    link: &Weak<watch::Sender<Link>>,
+    shared: &sync::Weak<Shared>,
 ) -> Result<Database, IndexedDbError> {
     let sys = request.as_sys().clone();
     let on_upgrade = Closure::once({
@@ -361,10 +453,10 @@ async fn opened(
         }
     });
     let on_blocked = Closure::once({
-        let link = link.clone();
+        let shared = shared.clone();
         move || {
-            if let Some(link) = link.upgrade() {
-                link.send_replace(Link::Blocked);
+            if let Some(shared) = shared.upgrade() {
+                shared.link.send_replace(Link::Blocked);
             }
         }
     });
@@ -389,41 +481,190 @@ fn cause(error: OpenDbError) -> Cause {
     }
 }
 
-/// One command: one transaction.
-async fn transact(db: &Database, key: &str, command: &Command) -> Result<Outcome, IndexedDbError> {
+impl Shared {
+    /// One command: one transaction.
+    async fn transact(
+        &self,
+        db: &Database,
+        key: &str,
+        command: &Command,
+    ) -> Result<Outcome, IndexedDbError> {
+        let tx = readwrite(db)?;
+        let _open = Open::new(self, &tx);
+        let store = tx.object_store(OBJECT_STORE)?;
+        let found: Option<JsValue> = store.get(key).primitive()?.await?;
+        let record = match found {
+            Some(found) => Some(decode(found)?),
+            // Nothing there, or a null that somebody put there.
+            None => match store
+                .get_key::<String, _>(key.to_owned())
+                .primitive()?
+                .await?
+            {
+                Some(_) => return Err(IndexedDbError::Corrupt("it is null")),
+                None => None,
+            },
+        };
+        let mut obsolete = self.take_noted(key, command);
+        let noted = record.as_ref().and_then(|record| {
+            let who = rules::note_of(record, command)?;
+            Some((record, who))
+        });
+        let (write, outcome) = match noted {
+            None => rules::apply(record.as_ref(), command),
+            Some((record, who)) => {
+                let found: Option<JsValue> = store.get(note_key(key, who)).primitive()?.await?;
+                match found.map(decode_note).transpose()? {
+                    None => rules::apply(Some(record), command),
+                    Some(note) => {
+                        let (write, outcome) = rules::apply_noted(record, &note, command);
+                        let holder = write.as_ref().map(|record| &record.holder);
+                        if holder.is_some_and(|holder| holder.as_ref() != Some(who)) {
+                            obsolete.push(who.clone());
+                        }
+                        (write, outcome)
+                    }
+                }
+            }
+        };
+        if write.is_none() && obsolete.is_empty() {
+            return Ok(outcome);
+        }
+        if let Some(record) = write {
+            let request = store
+                .put(JsValue::from(Uint8Array::from(&*record.encode())))
+                .with_key(key)
+                .primitive()?;
+            drop(request);
+        }
+        for who in obsolete {
+            drop(store.delete(note_key(key, &who)).primitive()?);
+        }
+        commit(tx).await?;
+        Ok(outcome)
+    }
+
+    /// A renewal: all of it is sent at once, and nothing is left open if the page stops now.
+    async fn renew(
+        &self,
+        db: &Database,
+        key: &str,
+        who: &Requester,
+        command: &Command,
+    ) -> Result<Outcome, IndexedDbError> {
+        let Command::Renew {
+            token, len, beacon, ..
+        } = *command
+        else {
+            return Ok(Outcome::Refused);
+        };
+        let count = self.renewals.get() + 1;
+        self.renewals.set(count);
+        let note = Note::Renewed {
+            token,
+            count,
+            len,
+            beacon,
+        };
+        let tx = readwrite(db)?;
+        let store = tx.object_store(OBJECT_STORE)?;
+        let found = store.get::<JsValue, _, _>(key).primitive()?;
+        self.put_note(tx.as_sys(), key, who, &note)
+            .map_err(|error| IndexedDbError::Failed(Cause(error)))?;
+        drop(store);
+        // It counts if the record, as it was read, says that we hold; what is done to that here is in
+        // the note.
+        let (done, found) = tokio::join!(commit(tx), found);
+        done?;
+        let record = found?.map(decode).transpose()?;
+        Ok(rules::apply(record.as_ref(), command).1)
+    }
+
+    /// Needs no answer, and is committed even if the page ends now.
+    #[allow(
+        deprecated,
+        reason = "`commit` is so for web-sys only, not for any browser"
+    )]
+    fn leave(&self, db: &IdbDatabase, key: &str, who: &Requester) -> Result<(), JsValue> {
+        let mode = web_sys::IdbTransactionMode::Readwrite;
+        let tx = db.transaction_with_str_and_mode(OBJECT_STORE, mode)?;
+        self.put_note(&tx, key, who, &Note::Ended)?;
+        tx.commit()
+    }
+
+    fn put_note(
+        &self,
+        tx: &IdbTransaction,
+        key: &str,
+        who: &Requester,
+        note: &Note,
+    ) -> Result<(), JsValue> {
+        let value = Uint8Array::from(&*note.encode());
+        let store = tx.object_store(OBJECT_STORE)?;
+        store.put_with_key(&value, &note_key(key, who))?;
+        let mut noted = self.noted.borrow_mut();
+        if !noted.iter().any(|(of, by)| of == key && by == who) {
+            noted.push((key.to_owned(), who.clone()));
+        }
+        Ok(())
+    }
+
+    /// Those of this process whose notes the command makes superfluous: their request has ended.
+    fn take_noted(&self, key: &str, command: &Command) -> Vec<Requester> {
+        let ended = |who: &Requester| match command {
+            Command::Quit { who: by } | Command::Pass { who: by, .. } => who == by,
+            Command::Take(take) => who.tab == take.who.tab && take.ended.contains(&who.request),
+            _ => false,
+        };
+        let mut noted = self.noted.borrow_mut();
+        let out = noted.extract_if(.., |(of, who)| of == key && ended(who));
+        out.map(|(_, who)| who).collect()
+    }
+}
+
+/// A transaction that would stay open if the page stopped now.
+struct Open<'a> {
+    shared: &'a Shared,
+    tx: IdbTransaction,
+}
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared, tx: &Transaction<'_>) -> Self {
+        let tx: IdbTransaction = (**tx.as_sys()).clone();
+        shared.open.borrow_mut().push(tx.clone());
+        Self { shared, tx }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.shared.open.borrow_mut().retain(|tx| *tx != self.tx);
+    }
+}
+
+fn readwrite(db: &Database) -> Result<Transaction<'_>, IndexedDbError> {
     // Relaxed: the write is seen by all tabs once it is committed. If the machine loses power, so do
     // all holders.
     let mut options = TransactionOptions::new();
     options.set_durability(TransactionDurability::Relaxed);
-    let tx = db
+    Ok(db
         .transaction(OBJECT_STORE)
         .with_mode(TransactionMode::Readwrite)
         .with_options(options)
-        .build()?;
-    let store = tx.object_store(OBJECT_STORE)?;
-    let found: Option<JsValue> = store.get(key).primitive()?.await?;
-    let record = match found {
-        Some(found) => Some(decode(found)?),
-        // Nothing there, or a null that somebody put there.
-        None => match store
-            .get_key::<String, _>(key.to_owned())
-            .primitive()?
-            .await?
-        {
-            Some(_) => return Err(IndexedDbError::Corrupt("it is null")),
-            None => None,
-        },
-    };
-    let (write, outcome) = rules::apply(record.as_ref(), command);
-    if let Some(record) = write {
-        let request = store
-            .put(JsValue::from(Uint8Array::from(&*record.encode())))
-            .with_key(key)
-            .primitive()?;
-        drop(request);
-        commit(tx).await?;
-    }
-    Ok(outcome)
+        .build()?)
+}
+
+/// Where the note of a request is kept.
+fn note_key(key: &str, who: &Requester) -> JsValue {
+    let request = who.request as f64;
+    Array::of3(&key.into(), &(&*who.tab).into(), &request.into()).into()
+}
+
+fn read_note_key(key: &JsValue) -> Option<(String, Requester)> {
+    let parts = key.dyn_ref::<Array>()?;
+    let (name, tab) = (parts.get(0).as_string()?, parts.get(1).as_string()?);
+    let request = parts.get(2).as_f64()? as u64;
+    Some((name, Requester { tab, request }))
 }
 
 /// Commits, and waits until it is done: success is reported only for what is written.
@@ -437,8 +678,20 @@ async fn commit(tx: Transaction<'_>) -> Result<(), IndexedDbError> {
 }
 
 fn decode(value: JsValue) -> Result<Record, IndexedDbError> {
+    Record::decode(&bytes(value)?).map_err(corrupt)
+}
+
+fn decode_note(value: JsValue) -> Result<Note, IndexedDbError> {
+    Note::decode(&bytes(value)?).map_err(corrupt)
+}
+
+fn bytes(value: JsValue) -> Result<Vec<u8>, IndexedDbError> {
     let bytes: Uint8Array = value
         .dyn_into()
         .map_err(|_| IndexedDbError::Corrupt("it is not a byte array"))?;
-    Record::decode(&bytes.to_vec()).map_err(|Corrupt(why)| IndexedDbError::Corrupt(why))
+    Ok(bytes.to_vec())
+}
+
+fn corrupt(Corrupt(why): Corrupt) -> IndexedDbError {
+    IndexedDbError::Corrupt(why)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use crate::BackingStore;
-use crate::rules::{self, Command, Outcome, Record};
+use crate::rules::{self, Command, Outcome, Record, Requester};
 
 /// Leases in memory, for one process: tests, simulations, and locks between tasks. Clones share
 /// their records.
@@ -71,5 +71,13 @@ impl BackingStore for MemoryStore {
             records.insert(key.to_owned(), record);
         }
         Ok(outcome)
+    }
+
+    fn leave(&self, key: &str, who: &Requester) {
+        let mut records = self.lock();
+        let quit = Command::Quit { who: who.clone() };
+        if let (Some(record), _) = rules::apply(records.get(key), &quit) {
+            records.insert(key.to_owned(), record);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The browser's side: a `BroadcastChannel`, deaf while the page is frozen.
+//! The browser's side: a `BroadcastChannel`.
 
 use std::sync::{Arc, Weak};
 
@@ -7,7 +7,6 @@ use wasm_bindgen::prelude::*;
 use web_sys::{BroadcastChannel, MessageEvent};
 
 use super::{Carrier, Hub, Wake};
-use crate::lifecycle::Lifecycle;
 
 struct Channel {
     channel: BroadcastChannel,
@@ -38,13 +37,7 @@ impl Wake {
         };
         Self(Arc::new_cyclic(|hub: &Weak<Hub>| {
             let hub = hub.clone();
-            let lifecycle = Lifecycle::watch();
             let on_message = Closure::new(move |event: MessageEvent| {
-                // A frozen page still gets messages, but no answers from the store: a transaction
-                // opened now would stay open and block everybody.
-                if lifecycle.is_frozen() {
-                    return;
-                }
                 if let (Some(hub), Ok(message)) =
                     (hub.upgrade(), event.data().dyn_into::<Uint8Array>())
                 {

@@ -175,7 +175,7 @@ test("an idle lease costs few writes, and is short again when somebody waits", a
   const leaseMs = () =>
     holder.evaluate(async (name) => (await tabLease.query()).held.find((held) => held.name === name)?.leaseMs, name);
   await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
-  await until("it is idle", async () => (await leaseMs()) === 5_000);
+  await until("it is idle", async () => (await leaseMs()) >= 4_000);
   const got = waiter.evaluate(async (name) => void (await tabLease.acquire(name)), name);
   await until("it is short again", async () => (await leaseMs()) === 500);
   assert.equal(await holder.evaluate(() => lease.signal.aborted), false);

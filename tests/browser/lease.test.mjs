@@ -186,7 +186,7 @@ test("withLease releases however the callback ends, and tells of a loss", async 
   assert.equal(ends.thrown.error.message, "mine");
   assert.ok(ends.free1 && ends.free2);
   assert.equal(ends.lost.error.name, "LeaseLostError");
-  assert.equal(ends.lost.error.code, "LEASE_SUPERSEDED");
+  assert.equal(ends.lost.error.code, "LEASE_STORE_CLOSED");
 });
 
 test("await using releases at the end of the block", async () => {
@@ -457,7 +457,7 @@ test("a connection severed by the browser (site data cleared): the holder is tol
   }, name);
   const session = await tab.context().newCDPSession(tab);
   await session.send("Storage.clearDataForOrigin", { origin: browser.origin, storageTypes: "indexeddb" });
-  assert.equal(await tab.evaluate(() => window.reason.then(({ code }) => code)), "LEASE_SUPERSEDED");
+  assert.equal(await tab.evaluate(() => window.reason.then(({ code }) => code)), "LEASE_STORE_CLOSED");
   const next = await tab.evaluate(async (name) => {
     const { token, dirty } = await tabLease.acquire(name, { timeout: 5_000 });
     return { token, dirty };

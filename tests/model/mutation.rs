@@ -121,6 +121,14 @@ pub enum Mutation {
     ShortenedNotCut,
     /// A holder lets the database be closed before it lets go of the lease.
     BeliefOutlivesClosing,
+    /// A holder that is stopped believes in its lease when it goes on.
+    BeliefOutlivesStopping,
+    /// One that is stopped after it delegated ends that request in the store.
+    LeavesAfterDelegating,
+    /// A waiter that asks for a shorter lease than before gets one.
+    QueuedLengthShrinks,
+    /// A take that is late makes the lease shorter.
+    RetakeShortens,
 }
 
 impl Mutation {
@@ -275,6 +283,11 @@ impl Mutation {
             }
             (Self::RenewalNotCounted, Command::Renew { .. }) => write.count = found.count,
             (Self::RetakeNotCounted, Command::Take(_)) if retake => write.count = found.count,
+            (Self::RetakeShortens, Command::Take(take)) if retake => write.len = take.len,
+            (Self::QueuedLengthShrinks, Command::Take(take)) => {
+                let me = write.queue.iter_mut().find(|w| w.who == take.who);
+                me.into_iter().for_each(|me| me.len = take.len);
+            }
             (Self::TokenKept, _) => write.token = found.token,
             (Self::QuitGrantsNobody, Command::Quit { .. }) if write.holder != found.holder => {
                 write.holder = None;

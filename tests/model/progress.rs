@@ -22,6 +22,7 @@ impl World {
             repeats: self.budget.repeats,
             wants: self.budget.wants,
             closings: self.budget.closings,
+            hides: self.budget.hides,
             // Beacons tell of a crash at once.
             crashes: if self.kinds.iter().all(|kind| kind.beacon) {
                 self.budget.crashes
@@ -30,7 +31,12 @@ impl World {
             },
             ..state.left
         } == self.budget;
-        let record_len = state.record.as_ref().map_or(0, |record| record.len.into());
+        // Of whoever holds, or will before the one that waits.
+        let lens = state.record.iter().flat_map(|record| {
+            let queue = record.queue.iter().map(|waiter| waiter.len);
+            queue.chain([record.len])
+        });
+        let record_len = lens.max().unwrap_or_default();
         // A take that overtakes its own quit is a fault as well: it lapses when it is its turn.
         let ghosts = if self.fifo {
             1
@@ -40,7 +46,7 @@ impl World {
         let patience = if unharmed && self.fifo {
             0
         } else {
-            ghosts * (record_len + self.granule - 1)
+            ghosts * (u64::from(record_len) + self.granule - 1)
         };
         let mut state = state.clone();
         // Messages may be lost, always.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use stateright::{Model, Property};
 use tab_lease::participant::{
-    Ask, Due, Grant, Heard, Holding, Now, Participant, Past, Release, Renewed, Taken, Want,
+    Ask, Due, Grant, Heard, Holding, Lens, Now, Participant, Past, Release, Renewed, Taken, Want,
 };
 use tab_lease::rules::{self, Command, Outcome, Proof, Record, Requester, Take, Waiting};
 
@@ -37,8 +37,10 @@ pub struct Kind {
     pub tab: usize,
     /// Its lease length, in ticks …
     pub len: u32,
-    /// … and while nobody waits, if it has a beacon.
+    /// … and while nobody waits, if it has a beacon …
     pub idle: u32,
+    /// … and while its page is hidden.
+    pub hidden: u32,
     /// Whether its tab has a beacon.
     pub beacon: bool,
     /// Its clock is this far ahead of the world's.
@@ -56,6 +58,10 @@ pub struct Budget {
     pub crashes: u8,
     /// A tab stops running for as long as the checker likes (hung, frozen, throttled).
     pub pauses: u8,
+    /// The same, but it is told before: it lets go of everything.
+    pub stops: u8,
+    /// Not a fault: a page is hidden or shown.
+    pub hides: u8,
     /// The store fails: a command is lost before it is applied, or its answer is.
     pub failures: u8,
     /// In a brisk world: that a command, an answer or a GRANT for a running tab is under way at a tick,
@@ -162,6 +168,7 @@ pub struct Passing {
 pub struct Tab {
     pub participant: Participant,
     pub life: Life,
+    pub hidden: bool,
     /// Requests made so far.
     pub requests: u64,
     /// The request that asks or holds.
@@ -229,6 +236,10 @@ pub enum Action {
     /// A tab learns that the one that it watches has ended.
     BeaconOut(usize),
     Pause(usize),
+    /// Is told that it is about to be paused.
+    Stop(usize),
+    /// Is hidden, or shown.
+    Hide(usize),
     /// Runs again. What it does first: an answer that is there, or the look at the clock.
     Resume(usize, First),
     /// Dies; so many of its commands still reach the store.
@@ -287,6 +298,7 @@ impl Model for World {
         let tab = |kind: &Kind| Tab {
             participant: self.participant(kind),
             life: Life::Awake,
+            hidden: false,
             requests: 0,
             asking: None,
             lease: None,
@@ -349,6 +361,12 @@ impl Model for World {
                     }
                     if left.pauses > 0 && tab.requests > 0 {
                         actions.push(Action::Pause(i));
+                    }
+                    if left.stops > 0 && tab.requests > 0 {
+                        actions.push(Action::Stop(i));
+                    }
+                    if left.hides > 0 {
+                        actions.push(Action::Hide(i));
                     }
                     self.own_actions(state, i, actions);
                 }
@@ -458,7 +476,7 @@ impl World {
         };
         let until = holder.good_until().unwrap_or_default() + self.margin();
         let gains = until < self.clock(state, i) + ticks(len.into());
-        gains || (holder.is_idle() && !after.is_idle())
+        gains || after.long() < holder.long()
     }
 
     /// How much that is under way a tick would make late.
@@ -545,6 +563,16 @@ impl World {
                 state.left.pauses -= 1;
                 state.tabs[i].life = Life::Asleep;
             }
+            Action::Stop(i) => {
+                state.left.stops -= 1;
+                self.stop(state, i);
+            }
+            Action::Hide(i) => {
+                state.left.hides -= 1;
+                let hidden = !state.tabs[i].hidden;
+                state.tabs[i].hidden = hidden;
+                state.tabs[i].participant.hide(hidden);
+            }
             Action::Resume(i, first) => {
                 state.tabs[i].life = Life::Awake;
                 if first == First::Answer {
@@ -589,7 +617,7 @@ impl World {
                     Some(Due::Renew(renewal)) => {
                         self.tell(state, i);
                         self.send(state, i, What::Command(renewal));
-                        let shorter = before.is_idle() && !state.tabs[i].participant.is_idle();
+                        let shorter = state.tabs[i].participant.long() < before.long();
                         if shorter && self.mutated(Mutation::ShortenedNotCut) {
                             let until = before.good_until().unwrap_or_default() + self.margin();
                             let sent = state.tabs[i].outbox.iter_mut().last();
@@ -1027,6 +1055,39 @@ impl World {
         }
     }
 
+    /// The tab is paused, with all its lock objects, and lets go before. What it tells the store then needs
+    /// no answer.
+    fn stop(&self, state: &mut State, i: usize) {
+        for j in 0..self.kinds.len() {
+            if self.kinds[j].tab != self.kinds[i].tab {
+                continue;
+            }
+            let before = state.tabs[j].clone();
+            self.end(state, j);
+            let tab = &mut state.tabs[j];
+            tab.life = Life::Asleep;
+            if before.asking.is_some()
+                && let Some(quit) = tab.outbox.last_mut()
+            {
+                quit.awaited = false;
+            }
+            match self.mutation {
+                Some(Mutation::BeliefOutlivesStopping) => {
+                    tab.participant = before.participant;
+                    tab.asking = before.asking;
+                    tab.lease = before.lease;
+                }
+                Some(Mutation::LeavesAfterDelegating) => {
+                    if let Some(passing) = tab.passes.pop() {
+                        let who = passing.grant.from;
+                        self.send(state, j, What::Command(Command::Quit { who }));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The tab is gone, with all its lock objects.
     fn crash(&self, state: &mut State, i: usize, kept: usize) {
         state.tabs[i].outbox.truncate(kept);
@@ -1042,6 +1103,7 @@ impl World {
             *tab = Tab {
                 participant: self.participant(kind),
                 life: Life::Crashed,
+                hidden: false,
                 requests: kind.requests,
                 asking: None,
                 lease: None,
@@ -1194,7 +1256,12 @@ impl World {
         } else {
             self.margin()
         };
-        Participant::new(tab_name(kind.tab), kind.len, kind.idle, margin)
+        let lens = Lens {
+            usual: kind.len,
+            idle: kind.idle,
+            hidden: kind.hidden,
+        };
+        Participant::new(tab_name(kind.tab), lens, margin)
     }
 
     fn requester(&self, i: usize, request: u64) -> Requester {

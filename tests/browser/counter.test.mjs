@@ -2,13 +2,13 @@
 // separate transactions. With the lock no update is lost; without it, updates are.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { launch, until } from "./chromium.mjs";
+import { launch, until } from "./engine.mjs";
 
 const SECTIONS = 240;
 
 let browser;
 before(async () => (browser = await launch()));
-after(() => browser.close());
+after(() => browser?.close());
 
 /** Opens `count` tabs, lets each run its share of the sections, and tells what was counted. */
 async function contend(count, locked) {

@@ -1,7 +1,7 @@
-// The JavaScript surface in real Chromium tabs: what a caller is told, and what other tabs see.
+// The JavaScript surface in real tabs: what a caller is told, and what other tabs see.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
-import { launch, until } from "./chromium.mjs";
+import { launch, testThat, until } from "./engine.mjs";
 
 const LEASE_MS = 500;
 const BEAT_MS = 50;
@@ -20,14 +20,14 @@ before(async () => {
       if (request.url === "/sandboxed") {
         response.setHeader("content-security-policy", "sandbox allow-scripts");
         response.setHeader("content-type", "text/html");
-        response.end('<link rel="icon" href="data:,"><script>window.ready = true</script>');
+        response.end('<link rel="icon" href="data:,"><script src="/tests/browser/agent.js"></script><script>window.ready = true</script>');
         return true;
       }
       return false;
     },
   });
 });
-after(() => browser.close());
+after(() => browser?.close());
 afterEach(async () => {
   answerWasm = () => false;
   await Promise.all(tabs.splice(0).map((tab) => tab.close()));
@@ -199,12 +199,12 @@ test("await using releases at the end of the block", async () => {
   assert.ok(await other.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
 });
 
-test("a lease that is garbage-collected unreleased is released and warned about once", async () => {
+testThat("a lease that is garbage-collected unreleased is released and warned about once", "collect", async () => {
   const name = fresh();
   const [careless, other] = [await open(), await open()];
-  const warnings = [];
-  careless.on("console", (message) => message.type() === "warning" && warnings.push(message.text()));
   await careless.evaluate(async (name) => {
+    window.warnings = [];
+    console.warn = (warning) => warnings.push(warning);
     window.signal = await (async () => {
       const { signal } = await tabLease.acquire(name);
       return signal;
@@ -212,20 +212,24 @@ test("a lease that is garbage-collected unreleased is released and warned about 
     await (await tabLease.acquire(`${name}, released`)).release();
   }, name);
   assert.equal(await other.evaluate((name) => tabLease.tryAcquire(name), name), null);
-  await until("it is collected", () => careless.evaluate(() => (gc(), signal.aborted)));
+  await until("it is collected", async () => {
+    await browser.collect(careless);
+    return careless.evaluate(() => signal.aborted);
+  });
   assert.equal(await careless.evaluate(() => signal.reason.code), "LEASE_COLLECTED");
   await until("it is free", () => other.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
-  await careless.evaluate(() => gc());
+  await browser.collect(careless);
+  const warnings = await careless.evaluate(() => warnings);
   assert.equal(warnings.length, 1);
   assert.match(warnings[0], new RegExp(`"${name}" was garbage-collected`));
 });
 
-test("a lease that was lost needs no release: its collection is no news", async () => {
+testThat("a lease that was lost needs no release: its collection is no news", "collect", async () => {
   const name = fresh();
   const tab = await open();
-  const warnings = [];
-  tab.on("console", (message) => message.type() === "warning" && warnings.push(message.text()));
   await tab.evaluate(async (name) => {
+    window.warnings = [];
+    console.warn = (warning) => warnings.push(warning);
     await (async () => {
       const lease = await tabLease.acquire(name);
       window.gone = new WeakRef(lease);
@@ -233,8 +237,11 @@ test("a lease that was lost needs no release: its collection is no news", async 
       await aborted(lease.signal);
     })();
   }, name);
-  await until("it is collected", () => tab.evaluate(() => (gc(), gone.deref() === undefined)));
-  await tab.evaluate(() => new Promise((resolve) => setTimeout(resolve)));
+  await until("it is collected", async () => {
+    await browser.collect(tab);
+    return tab.evaluate(() => gone.deref() === undefined);
+  });
+  const warnings = await tab.evaluate(() => new Promise((resolve) => setTimeout(resolve, 0, window.warnings)));
   assert.deepEqual(warnings, []);
 });
 
@@ -447,7 +454,7 @@ test("a store that another tab blocks: whichever ends first, the caller's deadli
   );
 });
 
-test("a connection severed by the browser (site data cleared): the holder is told, and the next call recovers", async () => {
+testThat("a connection severed by the browser (site data cleared): the holder is told, and the next call recovers", "clearSiteData", async () => {
   const name = fresh();
   const tab = await open();
   const token = await tab.evaluate(async (name) => {
@@ -455,8 +462,7 @@ test("a connection severed by the browser (site data cleared): the holder is tol
     window.reason = aborted(lease.signal);
     return lease.token;
   }, name);
-  const session = await tab.context().newCDPSession(tab);
-  await session.send("Storage.clearDataForOrigin", { origin: browser.origin, storageTypes: "indexeddb" });
+  await browser.clearSiteData(tab);
   assert.equal(await tab.evaluate(() => window.reason.then(({ code }) => code)), "LEASE_SUPERSEDED");
   const next = await tab.evaluate(async (name) => {
     const { token, dirty } = await tabLease.acquire(name, { timeout: 5_000 });

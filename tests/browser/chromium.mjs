@@ -129,6 +129,7 @@ export async function launch({ answer } = {}) {
       const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");
       return processInfo.filter(({ type }) => type === "renderer").length;
     },
+    spare: 0,
 
     async close() {
       // Its own way out, so that no child process still writes to the profile.

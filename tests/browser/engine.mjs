@@ -12,7 +12,7 @@ const { can, launch } = await import(`./${name}.mjs`);
 /** A browser of its own, with a server for its pages. Close it when done. */
 export { launch };
 
-/** What can be done to a tab from outside, for those tests that need it. */
+/** What not every engine can, and some test needs. */
 const ABILITIES = {
   crash: "kill the process of a tab",
   freeze: "freeze a hidden tab",

@@ -52,8 +52,9 @@ export async function launch({ answer } = {}) {
 }
 
 const abilities = (browser) => ({
-  /** How many content processes show pages of ours. */
+  /** How many processes show pages of ours. */
   renderers: async () => processes(await browser.group(), "Isolated Web Content").length,
+  spare: 0,
 
   /** Kills the process of a tab, and tells when. The tab is of no further use; close it. */
   async crash(tab) {

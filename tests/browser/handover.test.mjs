@@ -138,8 +138,8 @@ testThat("G3 progress: the lock of a renderer that is killed goes to the next ta
   const delays = [];
   for (const holder of holders) {
     const name = fresh();
-    // Without the beacon it would take a minute.
-    await holder.evaluate(async (name) => void (window.lease = await tabLease.createLocks({ leaseMs: 60_000 }).acquire(name)), name);
+    // Without the beacon it would take 20 seconds.
+    await holder.evaluate(async (name) => void (window.lease = await tabLease.createLocks({ leaseMs: 20_000 }).acquire(name)), name);
     const got = waiter.evaluate(async (name) => {
       const lease = await tabLease.acquire(name, { timeout: 30_000 });
       return { at: Date.now(), dirty: lease.dirty };

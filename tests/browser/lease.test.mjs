@@ -43,6 +43,10 @@ let names = 0;
 /** A lock name that no other test uses. */
 const fresh = () => `test ${++names}`;
 
+/** Waits until a try gets the lock: one that comes while the release is written may be refused. */
+const becomesFree = (tab, name) =>
+  until("it is free", () => tab.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+
 test("a tab closed while holding: the next gets the lock within a lease and a beat", async () => {
   const waiter = await open();
   const delays = [];
@@ -66,6 +70,25 @@ test("a tab closed while holding: the next gets the lock within a lease and a be
   // The median: a busy machine may wake anybody late now and then.
   const median = delays.sort((a, b) => a - b)[3];
   assert.ok(median <= LEASE_MS + BEAT_MS, `${delays.join(", ")} ms after the close`);
+});
+
+test("a tab reloaded while holding: the next gets the lock, and hands it back to the new page", async () => {
+  const name = fresh();
+  const [holder, waiter] = [await open(), await open()];
+  const token = await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)).token, name);
+  const got = waiter.evaluate(async (name) => {
+    window.lease = await tabLease.acquire(name);
+    return { token: lease.token, dirty: lease.dirty };
+  }, name);
+  await until("it waits", () => waiter.evaluate(async () => (await tabLease.query()).pending.length === 1));
+  await holder.reload();
+  const next = await got;
+  assert.ok(next.token > token);
+  assert.equal(next.dirty, true);
+  await holder.waitForFunction(() => window.ready && window.lease === undefined);
+  const again = holder.evaluate(async (name) => (await tabLease.acquire(name)).token, name);
+  await waiter.evaluate(() => lease.release());
+  assert.ok((await again) > next.token);
 });
 
 test("G4 notice: a tab that hung past its lease is told, and the other one holds", async () => {
@@ -108,7 +131,7 @@ test("callers in one tab share the lock until the last has released it", async (
   assert.equal(shared, 1);
   assert.equal(await there.evaluate((name) => tabLease.tryAcquire(name), name), null);
   await here.evaluate(() => leases[2].release());
-  assert.ok(await there.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+  await becomesFree(there, name);
 });
 
 test("a release lets the waiter in, and dirty says whether another tab had the lock meanwhile", async () => {
@@ -157,7 +180,7 @@ test("timeout, tryAcquire and cancellation", async () => {
     other.evaluate(async (name) => (await tabLease.query()).pending.every((waiter) => waiter.name !== name), name),
   );
   await holder.evaluate(() => lease.release());
-  assert.ok(await other.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+  await becomesFree(other, name);
 });
 
 test("withLease releases however the callback ends, and tells of a loss", async () => {
@@ -194,9 +217,10 @@ test("await using releases at the end of the block", async () => {
   const [tab, other] = [await open(), await open()];
   await tab.evaluate(async (name) => {
     const lease = await tabLease.acquire(name);
-    await lease[Symbol.asyncDispose]();
+    // What compilers make of it, where there is no such symbol yet.
+    await lease[Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]();
   }, name);
-  assert.ok(await other.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+  await becomesFree(other, name);
 });
 
 testThat("a lease that is garbage-collected unreleased is released and warned about once", "collect", async () => {
@@ -217,7 +241,7 @@ testThat("a lease that is garbage-collected unreleased is released and warned ab
     return careless.evaluate(() => signal.aborted);
   });
   assert.equal(await careless.evaluate(() => signal.reason.code), "LEASE_COLLECTED");
-  await until("it is free", () => other.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+  await becomesFree(other, name);
   await browser.collect(careless);
   const warnings = await careless.evaluate(() => warnings);
   assert.equal(warnings.length, 1);
@@ -463,7 +487,8 @@ testThat("a connection severed by the browser (site data cleared): the holder is
     return lease.token;
   }, name);
   await browser.clearSiteData(tab);
-  assert.equal(await tab.evaluate(() => window.reason.then(({ code }) => code)), "LEASE_SUPERSEDED");
+  // Clearing may take longer than the lease, and IndexedDB fails meanwhile.
+  assert.match(await tab.evaluate(() => window.reason.then(({ code }) => code)), /^LEASE_(SUPERSEDED|STORE_FAILED)$/);
   const next = await tab.evaluate(async (name) => {
     const { token, dirty } = await tabLease.acquire(name, { timeout: 5_000 });
     return { token, dirty };

@@ -42,7 +42,11 @@ function begin(display, profile) {
   });
 }
 
-const miniBrowser = () => ask("dpkg", ["-L", "libwebkit2gtk-4.1-0"])?.match(/^.*\/MiniBrowser$/m)?.[0];
+function miniBrowser() {
+  const found = ask("dpkg", ["-L", "libwebkit2gtk-4.1-0"])?.match(/^.*\/MiniBrowser$/m);
+  if (!found) throw new Error("WebKitGTK's MiniBrowser is missing: npm run setup installs it");
+  return found[0];
+}
 
 export async function launch({ answer } = {}) {
   const profile = temporaryFolder("webkit");
@@ -81,8 +85,9 @@ const abilities = (browser) => {
   }
 
   return {
-    /** How many content processes there are. */
+    /** How many processes show pages, or are spare: as many more may be kept for tabs to come. */
     renderers: async () => (await renderers()).length,
+    spare: 1,
 
     /**
      * Kills the process of a tab, and tells when. That ends the session as well: the other tabs go on,
@@ -97,11 +102,10 @@ const abilities = (browser) => {
       return at;
     },
 
-    /** Collects the garbage of a tab: there is so much of it that the engine does. */
+    /** Makes some garbage in a tab. Called again and again, it makes the engine collect that and all else. */
     collect: (tab) =>
-      tab.evaluate(async () => {
-        for (let n = 0; n < 200; n++) new Uint8Array(1 << 20).fill(n);
-        await new Promise((resolve) => setTimeout(resolve));
+      tab.evaluate(() => {
+        for (let n = 0; n < 16; n++) new Uint8Array(1 << 20).fill(n);
       }),
   };
 };

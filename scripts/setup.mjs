@@ -72,8 +72,10 @@ export async function setupTest() {
     { bin: "chromium", apt: "chromium" },
     { bin: "chromedriver", apt: "chromium-driver" },
     { bin: "firefox-esr", apt: "firefox-esr" },
+    { bin: "WebKitWebDriver", apt: "webkit2gtk-driver" },
+    { bin: "Xvfb", apt: "xvfb" },
   ]);
-  await cargoTool("geckodriver", "geckodriver", GECKODRIVER, "lets wasm-pack drive Firefox", true);
+  await cargoTool("geckodriver", "geckodriver", GECKODRIVER, "lets the tests drive Firefox", true);
 }
 
 if (process.argv[1] === import.meta.filename) script(setupTest);

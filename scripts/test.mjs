@@ -8,6 +8,9 @@ import { setupTest } from "./setup.mjs";
 
 const count = { passed: 0, failed: 0, skipped: 0 };
 
+/** What some browser cannot, and the tests that are none there for that. */
+const cannot = [];
+
 /** Adds what a stage's output counts. One that fails without counting a failure counts as one. */
 function tally({ code, text }, patterns) {
   const stage = { passed: 0, failed: 0, skipped: 0 };
@@ -38,10 +41,18 @@ async function check(command, args) {
   count[code === 0 ? "passed" : "failed"]++;
 }
 
-async function nodeTests(folder) {
-  const files = readdirSync(join(root, folder)).filter((file) => file.endsWith(".test.mjs"));
+async function nodeTests(folder, { without = [], extraEnv } = {}) {
+  const files = readdirSync(join(root, folder)).filter((file) => file.endsWith(".test.mjs") && !without.includes(file));
   const args = ["--test", "--test-concurrency=1", "--test-timeout=300000", "--test-reporter=tap"];
-  tally(await run("node", [...args, ...files.sort().map((file) => join(folder, file))], { tee: true }), NODE);
+  const done = await run("node", [...args, ...files.sort().map((file) => join(folder, file))], { tee: true, extraEnv });
+  tally(done, NODE);
+  cannot.push(...[...done.text.matchAll(/^# (\w+ cannot .*)/gm)].map(([, line]) => line));
+}
+
+/** The scenarios in real tabs of one engine. The benchmark is measured in Chromium only. */
+function engineTests(engine) {
+  const without = engine === "chromium" ? [] : ["bench.test.mjs"];
+  return nodeTests("tests/browser", { without, extraEnv: { TAB_LEASE_ENGINE: engine } });
 }
 
 /** The store contract in a window, a dedicated worker and a shared worker of one browser. */
@@ -64,7 +75,9 @@ const STAGES = {
     await wasmTests("--chrome", "--chromedriver", ask("which", ["chromedriver"]));
     await wasmTests("--firefox", "--geckodriver", ask("which", ["geckodriver"]));
   },
-  browser: () => nodeTests("tests/browser"),
+  browser: () => engineTests("chromium"),
+  firefox: () => engineTests("firefox"),
+  webkit: () => engineTests("webkit"),
   package: () => nodeTests("tests/package"),
 };
 
@@ -72,7 +85,9 @@ const WHAT = {
   lint: "cargo fmt and clippy, native and wasm32",
   native: "the rules, the lock and the memory store, natively",
   wasm: "the IndexedDB store in Chromium and Firefox: window, dedicated worker, shared worker",
-  browser: "real Chromium tabs",
+  browser: "real Chromium tabs, and the benchmark",
+  firefox: "the same scenarios in real Firefox tabs",
+  webkit: "the same scenarios in real WebKit tabs",
   package: "the packed tarball in a bare Vite app",
 };
 
@@ -92,6 +107,7 @@ script(async () => {
       count.failed++;
     }
   }
+  if (cannot.length > 0) console.log(`\nNot shown in every browser:\n${cannot.map((line) => `  ${line}`).join("\n")}`);
   console.log(`\n${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
   if (count.failed > 0) process.exitCode = 1;
 });

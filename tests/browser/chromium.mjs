@@ -1,12 +1,14 @@
 // Real Chromium tabs: every tab in a window of its own, so that none is hidden, and in a renderer
 // process of its own, as tabs that a user opens have.
-import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { chromium } from "playwright-core";
 import { serve } from "../../scripts/serve.mjs";
+import { start, temporaryFolder } from "./processes.mjs";
+import { until } from "./until.mjs";
+
+export const can = { crash: true, freeze: true, hide: true, collect: true, clearSiteData: true };
 
 const FLAGS = [
   "--headless=new",
@@ -23,29 +25,30 @@ const FLAGS = [
   "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup,OmniboxPopupWebUI",
 ];
 
-/** Waits until `look` answers with something truthy, and answers with that. */
-export async function until(what, look, ms = 15_000) {
-  const end = Date.now() + ms;
-  for (;;) {
-    const seen = await look();
-    if (seen) return seen;
-    if (Date.now() > end) throw new Error(`never: ${what}`);
-    await pause(10);
-  }
+async function connect(program, profile) {
+  const portFile = join(profile, "DevToolsActivePort");
+  const [port, path] = await until("chromium's debugging port", () => {
+    program.expect();
+    const lines = existsSync(portFile) ? readFileSync(portFile, "utf8").trim().split("\n") : [];
+    return lines.length === 2 && lines;
+  });
+  return chromium.connectOverCDP(`ws://127.0.0.1:${port}${path}`, { noDefaults: true, isLocal: true });
 }
 
 /** A browser of its own, with a server for its pages. Close it when done. */
 export async function launch({ answer } = {}) {
   const server = await serve({ answer });
-  const profile = mkdtempSync(join(tmpdir(), "tab-lease-chromium-"));
-  const process = spawn("chromium", [...FLAGS, `--user-data-dir=${profile}`, "about:blank"], { stdio: "ignore" });
-  const exited = new Promise((resolve) => process.on("exit", resolve));
-  const portFile = join(profile, "DevToolsActivePort");
-  const [port, path] = await until("chromium's debugging port", () => {
-    const lines = existsSync(portFile) ? readFileSync(portFile, "utf8").trim().split("\n") : [];
-    return lines.length === 2 && lines;
+  const profile = temporaryFolder("chromium");
+  const program = start("chromium", [...FLAGS, `--user-data-dir=${profile.path}`, "about:blank"]);
+  const end = async () => {
+    await program.stop();
+    await server.close();
+    profile.remove();
+  };
+  const browser = await connect(program, profile.path).catch(async (error) => {
+    await end();
+    throw error;
   });
-  const browser = await chromium.connectOverCDP(`ws://127.0.0.1:${port}${path}`, { noDefaults: true, isLocal: true });
   const context = browser.contexts()[0];
   const devtools = await browser.newBrowserCDPSession();
   const ids = new WeakMap();
@@ -55,6 +58,18 @@ export async function launch({ answer } = {}) {
     const { targetInfo } = await session.send("Target.getTargetInfo");
     await session.detach();
     return targetInfo.targetId;
+  }
+
+  async function setWindow(tab, windowState) {
+    const page = await context.newCDPSession(tab);
+    const { windowId } = await page.send("Browser.getWindowForTarget");
+    await devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState } });
+  }
+
+  /** Hides a tab: its window is minimised. */
+  async function hide(tab) {
+    await setWindow(tab, "minimized");
+    await tab.waitForFunction(() => document.hidden, undefined, { polling: 100 });
   }
 
   return {
@@ -76,21 +91,37 @@ export async function launch({ answer } = {}) {
       return tab;
     },
 
-    /** Hides a tab (its window is minimised), and freezes it as a browser freezes hidden pages. */
+    hide,
+
+    async show(tab) {
+      await setWindow(tab, "normal");
+      await tab.waitForFunction(() => !document.hidden, undefined, { polling: 100 });
+    },
+
+    /** Hides a tab, and freezes it as a browser freezes hidden pages. */
     async freeze(tab) {
+      await hide(tab);
       const page = await context.newCDPSession(tab);
-      const { windowId } = await page.send("Browser.getWindowForTarget");
-      await devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "minimized" } });
-      await tab.waitForFunction(() => document.hidden, undefined, { polling: 100 });
       await page.send("Page.setWebLifecycleState", { state: "frozen" });
     },
 
-    /** Kills the renderer of a tab. The tab is of no further use; close it. */
+    /** Kills the renderer of a tab, and tells when. The tab is of no further use; close it. */
     async crash(tab) {
       const page = await context.newCDPSession(tab);
       const crashed = new Promise((resolve) => tab.once("crash", resolve));
+      const at = Date.now();
       page.send("Page.crash").catch(() => {});
       await crashed;
+      return at;
+    },
+
+    /** Collects the garbage of a tab. */
+    collect: (tab) => tab.evaluate(() => gc()),
+
+    /** Clears what the site of a tab has stored, as a user may. */
+    async clearSiteData(tab) {
+      const page = await context.newCDPSession(tab);
+      await page.send("Storage.clearDataForOrigin", { origin: server.origin, storageTypes: "indexeddb" });
     },
 
     /** How many renderer processes show pages of ours. */
@@ -98,15 +129,13 @@ export async function launch({ answer } = {}) {
       const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");
       return processInfo.filter(({ type }) => type === "renderer").length;
     },
+    spare: 0,
 
     async close() {
       // Its own way out, so that no child process still writes to the profile.
       await devtools.send("Browser.close").catch(() => {});
-      await Promise.race([exited, pause(5_000, undefined, { ref: false })]);
-      process.kill("SIGKILL");
-      await exited;
-      await server.close();
-      rmSync(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+      await Promise.race([program.exited, pause(5_000, undefined, { ref: false })]);
+      await end();
     },
   };
 }

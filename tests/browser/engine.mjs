@@ -1,0 +1,31 @@
+// The engine that the tests run in, by the environment variable TAB_LEASE_ENGINE: chromium (else),
+// firefox or webkit. They differ in how they are driven, and in what can be done to a tab from
+// outside; a page is a page.
+import { test } from "node:test";
+
+export { until } from "./until.mjs";
+
+const name = process.env.TAB_LEASE_ENGINE ?? "chromium";
+
+const { can, launch } = await import(`./${name}.mjs`);
+
+/** A browser of its own, with a server for its pages. Close it when done. */
+export { launch };
+
+/** What not every engine can, and some test needs. */
+const ABILITIES = {
+  crash: "kill the process of a tab",
+  freeze: "freeze a hidden tab",
+  hide: "hide a tab",
+  collect: "collect the garbage of a tab",
+  clearSiteData: "clear what a site has stored, under a running page",
+};
+
+/**
+ * A test that needs an ability. Where the engine has not got it, it is not skipped, because nothing was
+ * left out that could have been done: it is no test there, and is listed at the end.
+ */
+export function testThat(title, ability, run) {
+  if (can[ability]) test(title, run);
+  else console.log(`${name} cannot ${ABILITIES[ability]}: ${title}`);
+}

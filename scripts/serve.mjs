@@ -35,7 +35,7 @@ export function serve({ port = 0, folders = FOLDERS, base = root, home = "/www/"
       response.writeHead(200, {
         "content-type": TYPES[extname(file)] ?? "application/octet-stream",
         // What was built a moment ago is what the page runs.
-        "cache-control": "no-store",
+        "cache-control": "no-cache",
       });
       createReadStream(file).pipe(response);
     } catch {

@@ -21,6 +21,11 @@ pub trait Beacon: MaybeSend + MaybeSync + 'static {
     /// tab that lives is taken for dead.
     fn is_lit(&self) -> bool;
 
+    /// Resolves when it is known whether this tab's own beacon is going to be held; at once, if it is.
+    fn settled(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Resolves when `tab`, which had its beacon lit, has ended; at once, if it has. Never, if there is
     /// no telling. Dropping it stops the watch.
     fn ended(&self, tab: &str) -> BoxFuture<()>;
@@ -45,6 +50,10 @@ impl Liveness {
 
     pub(crate) fn is_lit(&self) -> bool {
         self.0.is_lit()
+    }
+
+    pub(crate) fn settled(&self) -> BoxFuture<()> {
+        self.0.settled()
     }
 
     pub(crate) fn ended(&self, tab: &str) -> BoxFuture<()> {

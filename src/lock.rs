@@ -42,6 +42,10 @@ use crate::wake::{Listen, Message, Wake};
 /// what the receiver has most likely told it by then.
 const PASS_AFTER_MS: u32 = 10;
 
+/// How long the first take waits at most for the beacon, in ms: nobody may go by a beacon that was not
+/// held yet when the record was written. In a browser it takes one.
+const BEACON_PATIENCE_MS: u32 = 100;
+
 /// A lock that is shared through a [`BackingStore`] by everybody who uses the same store and key.
 /// Clones are the same lock; within a process they share it.
 ///
@@ -511,6 +515,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         join: bool,
     ) -> Result<Option<CrossProcessStoreLockGuard>, LockError<S::Error>> {
         let shared = &self.shared;
+        shared.beacon_settled().await;
         let called_at = shared.state().takes;
         let mut sent = None;
         let mut late = false;
@@ -592,6 +597,17 @@ impl<S: BackingStore> Shared<S> {
 
     pub(crate) fn is_lit(&self) -> bool {
         self.liveness.get().is_some_and(Liveness::is_lit)
+    }
+
+    /// Waits until it is known whether there is a beacon to speak of.
+    async fn beacon_settled(&self) {
+        if let Some(liveness) = self.liveness.get().filter(|liveness| !liveness.is_lit()) {
+            tokio::select! {
+                biased;
+                () = liveness.settled() => {}
+                () = sleep(Duration::from_millis(BEACON_PATIENCE_MS.into())) => {}
+            }
+        }
     }
 
     /// Sends a take, in a task of its own. Answers with its number: see `answer`.

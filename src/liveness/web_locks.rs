@@ -1,9 +1,9 @@
 //! The browser's side: a Web Lock, which the browser releases when the document or worker ends.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use js_sys::{Function, Object, Promise, Reflect};
+use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortController;
@@ -29,7 +29,8 @@ extern "C" {
 struct WebLocks {
     /// None where there are none: outside of secure contexts, and in old browsers.
     locks: Option<LockManager>,
-    lit: Rc<Cell<bool>>,
+    /// `None` until the browser has said.
+    lit: Rc<watch::Sender<Option<bool>>>,
 }
 
 impl Liveness {
@@ -49,26 +50,28 @@ impl WebLocks {
             .ok()
             .filter(|locks| locks.is_object())
             .map(JsCast::unchecked_into::<LockManager>);
+        let lit = locks.is_none().then_some(false);
         let this = Self {
             locks,
-            lit: Rc::default(),
+            lit: Rc::new(watch::Sender::new(lit)),
         };
         if let Some(locks) = &this.locks {
             let lit = Rc::clone(&this.lit);
             let burn = Closure::once_into_js(move || {
-                lit.set(true);
+                lit.send_replace(Some(true));
                 // Never settles.
                 Promise::new(&mut |_, _| {})
             });
             let name = name(platform::process());
-            if let Ok(over) = locks.request(&name, &Object::new(), burn.unchecked_ref()) {
-                let lit = Rc::clone(&this.lit);
-                Spawner::current().spawn(async move {
+            let over = locks.request(&name, &Object::new(), burn.unchecked_ref());
+            let lit = Rc::clone(&this.lit);
+            Spawner::current().spawn(async move {
+                if let Ok(over) = over {
                     // Refused (a sandboxed frame), or stolen.
                     drop(JsFuture::from(over).await);
-                    lit.set(false);
-                });
-            }
+                }
+                lit.send_replace(Some(false));
+            });
         }
         this
     }
@@ -94,7 +97,15 @@ impl Drop for Watch {
 
 impl Beacon for WebLocks {
     fn is_lit(&self) -> bool {
-        self.lit.get()
+        *self.lit.borrow() == Some(true)
+    }
+
+    fn settled(&self) -> BoxFuture<()> {
+        let mut lit = self.lit.subscribe();
+        Box::pin(async move {
+            // Its sender lives for as long as the page.
+            let _ = lit.wait_for(Option::is_some).await;
+        })
     }
 
     fn ended(&self, tab: &str) -> BoxFuture<()> {

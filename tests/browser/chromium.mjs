@@ -8,7 +8,7 @@ import { serve } from "../../scripts/serve.mjs";
 import { start, temporaryFolder } from "./processes.mjs";
 import { until } from "./until.mjs";
 
-export const can = { crash: true, freeze: true, hide: true, collect: true, clearSiteData: true };
+export const can = { crash: true, freeze: true, hide: true, collect: true, clearSiteData: true, cache: true };
 
 const FLAGS = [
   "--headless=new",
@@ -35,11 +35,11 @@ async function connect(program, profile) {
   return chromium.connectOverCDP(`ws://127.0.0.1:${port}${path}`, { noDefaults: true, isLocal: true });
 }
 
-/** A browser of its own, with a server for its pages. Close it when done. */
-export async function launch({ answer } = {}) {
+/** A browser of its own, started with those flags, with a server for its pages. Close it when done. */
+export async function launch({ answer, flags = [] } = {}) {
   const server = await serve({ answer });
   const profile = temporaryFolder("chromium");
-  const program = start("chromium", [...FLAGS, `--user-data-dir=${profile.path}`, "about:blank"]);
+  const program = start("chromium", [...FLAGS, ...flags, `--user-data-dir=${profile.path}`, "about:blank"]);
   const end = async () => {
     await program.stop();
     await server.close();
@@ -103,6 +103,13 @@ export async function launch({ answer } = {}) {
       await hide(tab);
       const page = await context.newCDPSession(tab);
       await page.send("Page.setWebLifecycleState", { state: "frozen" });
+    },
+
+    /** Lets a frozen tab go on, and shows it. */
+    async thaw(tab) {
+      const page = await context.newCDPSession(tab);
+      await page.send("Page.setWebLifecycleState", { state: "active" });
+      await setWindow(tab, "normal");
     },
 
     /** Kills the renderer of a tab, and tells when. The tab is of no further use; close it. */

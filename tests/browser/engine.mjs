@@ -10,13 +10,14 @@ const name = process.env.TAB_LEASE_ENGINE ?? "chromium";
 const { can, launch } = await import(`./${name}.mjs`);
 
 /** A browser of its own, with a server for its pages. Close it when done. */
-export { launch };
+export { can, launch };
 
 /** What not every engine can, and some test needs. */
 const ABILITIES = {
   crash: "kill the process of a tab",
   freeze: "freeze a hidden tab",
   hide: "hide a tab",
+  cache: "be asked to keep a page for the way back",
   collect: "collect the garbage of a tab",
   clearSiteData: "clear what a site has stored, under a running page",
 };

@@ -43,7 +43,45 @@ const counter = {
     await counter.write(name, value + 1);
     return value + 1;
   },
+
+  /**
+   * The same under a lease, which is asked before the write; and the write takes with it an entry in a
+   * log, so that it is known how many were made.
+   */
+  async incrementUnder(lease, name) {
+    const value = await counter.read(name);
+    lease.signal.throwIfAborted();
+    const tx = (await counters()).transaction("counters", "readwrite");
+    const store = tx.objectStore("counters");
+    store.put(value + 1, name);
+    store.put(lease.token, [name, "made", crypto.randomUUID()]);
+    tx.commit();
+    await new Promise((resolve, reject) => {
+      tx.oncomplete = () => resolve();
+      tx.onabort = () => reject(tx.error);
+    });
+  },
+
+  /** How many increments the log has. */
+  async made(name) {
+    const store = (await counters()).transaction("counters").objectStore("counters");
+    return result(store.count(IDBKeyRange.bound([name, "made"], [name, "made", []])));
+  },
+
+  /** Writes, unless somebody with a higher token has. Answers whether it did. */
+  async writeByToken(name, value, token) {
+    const store = (await counters()).transaction("counters", "readwrite").objectStore("counters");
+    const stored = await result(store.get(name));
+    if (stored?.token > token) return false;
+    await result(store.put({ value, token }, name));
+    return true;
+  },
 };
+
+// `page.html?without=locks`: a browser without Web Locks. Importing the package has touched nothing yet.
+for (const missing of new URLSearchParams(location.search).getAll("without")) {
+  Object.defineProperty(navigator, missing, { value: undefined });
+}
 
 /** Resolves in all tabs at once, when one of them calls `start()`. */
 const starts = new BroadcastChannel("start");

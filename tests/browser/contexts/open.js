@@ -7,6 +7,7 @@ const START = {
     const loaded = new Promise((resolve) => (frame.onload = resolve));
     document.body.append(frame);
     await loaded;
+    await frame.contentWindow.started;
     return { post: (call, ports) => frame.contentWindow.postMessage(call, location.origin, ports), end: () => frame.remove() };
   },
 

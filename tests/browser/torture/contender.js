@@ -64,7 +64,9 @@ async function use(dice, apart) {
   try {
     lease = await ask(dice, name, request, apart);
   } catch (error) {
-    return tell("failed", { name, request, error: error?.name, code: error?.code, message: error?.message });
+    // A DOMException has a number for a code.
+    const code = typeof error?.code === "string" ? error.code : error?.name;
+    return tell("failed", { name, request, error: error?.name, code, message: error?.message });
   }
   if (lease === null) return tell("busy", { name, request });
   const { token, dirty } = lease;
@@ -108,6 +110,7 @@ export const contender = {
   async stop() {
     stopped = true;
     await Promise.all(loops);
+    tell("stopped");
   },
 
   still,

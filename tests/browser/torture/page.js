@@ -7,9 +7,11 @@ const CONTENDER = "/tests/browser/torture/contender.js";
 const { place, with: kinds, ...settings } = JSON.parse(decodeURIComponent(location.search.slice(1)));
 
 const contexts = {};
+let started = 0;
 
 async function start(kind) {
-  contexts[kind] = await open(kind, CONTENDER);
+  // A shared worker that has been ended must not be met again.
+  contexts[kind] = await open(kind, kind === "shared" ? `${CONTENDER}?${++started}` : CONTENDER);
   await contexts[kind].call("start", { ...settings, place: `${place} ${kind}` });
 }
 

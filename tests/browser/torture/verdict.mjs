@@ -141,7 +141,7 @@ export function judge({ entries, values, rows, final, ms }) {
 
   return {
     sections: count(rows.map(({ client }) => client.split(" ").at(-2))),
-    requests: count(requests.map(({ settled }) => settled?.code ?? settled?.error ?? settled?.what ?? "none")),
+    requests: count(requests.map(({ settled }) => settled?.code ?? settled?.what ?? "none")),
     told: count(entries.filter(({ what }) => what === "lost").map(({ code }) => code)),
     refused: entries.filter(({ what }) => what === "refused").length,
     restored: entries.filter(({ what }) => what === "restored").length,

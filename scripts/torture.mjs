@@ -2,27 +2,9 @@
 // contend for locks in all kinds of contexts, and judges their log. Without a seed it takes a new one.
 // `--replay FILE` does again what the log says was done; `--no-lock` leaves the lock out, to see what is
 // found then; `--no-build` takes pkg/ as it is.
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
-import { root, say, script } from "./lib.mjs";
-
-/** Writes the log, one entry a line, the run's own line first. Resolves with its path. */
-function keep({ seed, ms, start, log, rows, verdict }) {
-  const folder = join(root, "test-results");
-  mkdirSync(folder, { recursive: true });
-  const file = join(folder, `torture-${seed}.jsonl`);
-  const lines = [{ what: "run", seed, ms, start, verdict }, ...log, ...rows.map((row) => ({ what: "row", ...row }))];
-  writeFileSync(file, lines.map((line) => JSON.stringify(line) + "\n").join(""));
-  return relative(root, file);
-}
-
-/** What to run again: the seed, and the events at the times when they happened. */
-function replayed(file) {
-  const [run, ...log] = readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line));
-  const events = log.filter(({ what }) => what === "event");
-  return { seed: run.seed, ms: run.ms, events: events.map(({ what, result, at, ...event }) => ({ ...event, at: at - run.start })) };
-}
+import { keep, replayed } from "../tests/browser/torture/journal.mjs";
+import { say, script } from "./lib.mjs";
 
 script(async () => {
   const { values: flags } = parseArgs({

@@ -41,7 +41,13 @@ export function goOn() {
 
 function stopAtOnce() {
   gate ??= Promise.withResolvers();
-  for (const tx of running) tx.abort();
+  for (const tx of running) {
+    try {
+      tx.abort();
+    } catch {
+      // It is being committed, which needs nothing of this page.
+    }
+  }
 }
 
 // A worker hears of none of it: whoever freezes its page sees to it that it is still.

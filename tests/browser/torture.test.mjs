@@ -70,7 +70,8 @@ test("the verdict: nothing, where there is nothing", () => {
 test("the verdict: each violation", () => {
   assert.deepEqual(told({ values: { red: 1 } }), ["lost update"]);
   assert.deepEqual(told({ b: [[40, "got", { token: 1 }], [50, "step", { token: 1 }]], rows: [] , values: {} }), ["two holders"]);
-  assert.deepEqual(told({ a: [[300, "release", {}]] }), ["two holders"], "for a while");
+  const ran = { client: "tab 1 window a", at: 400, what: "alive" };
+  assert.deepEqual(told({ a: [[300, "release", {}]], more: [ran] }), ["two holders"], "for a while");
   assert.deepEqual(told({ a: [[null, "release"], [55, "step", { token: 1 }]] }), ["two holders"], "a step");
   const gap = { client: "tab 1 window a", at: 900, what: "gap", from: 20, to: 900, hidden: false };
   assert.deepEqual(told({ a: [[901, "step", { token: 1 }], [905, "lost", {}], [null, "release"]], more: [gap] }), ["not told"]);

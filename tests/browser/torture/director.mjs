@@ -81,10 +81,8 @@ export async function torture({ seed, ms, events = schedule(seed, ms), locked = 
         await pause(Math.max(0, event.at - elapsed()));
         const entry = { ...event, at: Math.round(elapsed()), what: "event" };
         done.push(entry);
-        const result = await within(
-          Promise.resolve(act[event.action](slots[event.slot], event)).catch((error) => `failed: ${error.message.split("\n")[0]}`),
-          PATIENCE,
-        );
+        const acted = (async () => act[event.action](slots[event.slot], event))();
+        const result = await within(acted.catch((error) => `failed: ${error.message.split("\n")[0]}`), PATIENCE);
         if (typeof result === "string") entry.result = result;
       }
     };

@@ -27,9 +27,11 @@ function sortOut(entries) {
   for (const entry of entries) {
     const { client, what, at, request } = entry;
     if (client === undefined) continue;
-    if (!clients.has(client)) clients.set(client, { gaps: [], last: at });
+    if (!clients.has(client)) clients.set(client, { gaps: [], last: at, ran: at });
     const here = clients.get(client);
     here.last = Math.max(here.last, at);
+    // It is known to have run until then, its gaps aside; later it may have stood still and then died.
+    if (what === "gap" || what === "alive") here.ran = Math.max(here.ran, at);
     if (what === "gap") here.gaps.push(entry);
     if (request === undefined) continue;
     const id = `${client}: ${request}`;
@@ -78,7 +80,7 @@ export function judge({ entries, values, rows, final, ms }) {
   for (const name of new Set(leases.map(({ name }) => name))) {
     const ofName = leases.filter((lease) => lease.name === name).sort((a, b) => a.got.at - b.got.at);
     ofName.forEach((older, n) => {
-      const end = older.ended?.at ?? clients.get(older.client).last;
+      const end = Math.min(older.ended?.at ?? Infinity, clients.get(older.client).ran);
       for (const newer of ofName.slice(n + 1)) {
         if (newer.got.at > end) break;
         // … nobody gets it while another holds and runs …

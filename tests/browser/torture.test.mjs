@@ -1,9 +1,11 @@
 // The torture, for a minute: `npm run torture` runs it for longer. And that it finds what there is to be
 // found.
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
+import { root } from "../../scripts/lib.mjs";
 import { torture } from "./torture/director.mjs";
-import { keep } from "./torture/journal.mjs";
+import { keep, replayed } from "./torture/journal.mjs";
 import { schedule } from "./torture/schedule.mjs";
 import { judge, summary } from "./torture/verdict.mjs";
 
@@ -18,10 +20,14 @@ for (const seed of ["tab-lease", String(Date.now())]) {
   });
 }
 
-test("without the lock the torture finds lost updates, and that many hold", async () => {
-  const { verdict } = await torture({ seed: "no lock", ms: 5_000, locked: false });
-  const kinds = new Set(verdict.violations.map(({ kind }) => kind));
+test("without the lock the torture finds lost updates, and that many hold; its log can be replayed", async () => {
+  const run = await torture({ seed: "no-lock", ms: 5_000, locked: false });
+  const kinds = new Set(run.verdict.violations.map(({ kind }) => kind));
   assert.ok(kinds.has("lost update") && kinds.has("two holders"), [...kinds].join(", "));
+  const again = replayed(join(root, keep(run)));
+  assert.equal(again.seed, run.seed);
+  const order = (events) => events.map(({ slot, action, ms, with: kinds }) => ({ slot, action, ms, kinds }));
+  assert.deepEqual(order(again.events), order(run.events));
 });
 
 test("the seed alone decides what is done", () => {

@@ -34,13 +34,13 @@ const actions = (browser, page) => ({
   hide: ({ windowId }) => browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "minimized" } }),
   show: ({ windowId }) => browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "normal" } }),
   async freeze({ tab, session }) {
-    await within(tab.evaluate(() => torture.still()), 500);
+    await within(tab.evaluate(() => window.torture?.still()), 500);
     await session.send("Page.setWebLifecycleState", { state: "frozen" });
   },
   resume: ({ session }) => session.send("Page.setWebLifecycleState", { state: "active" }),
   reload: ({ session }) => session.send("Page.reload"),
   async navigate({ tab }) {
-    await within(tab.evaluate(() => torture.still()), 500);
+    await within(tab.evaluate(() => window.torture?.still()), 500);
     await tab.evaluate((url) => void (location.href = url), `${FOLDER}/away.html`);
   },
   // It may be gone before it has answered.

@@ -78,7 +78,7 @@ test("the verdict: each violation", () => {
   assert.deepEqual(told({ b: [[40, "got", { token: 1 }], [50, "step", { token: 1 }]], rows: [] , values: {} }), ["two holders"]);
   const ran = { client: "tab 1 window a", at: 400, what: "alive" };
   assert.deepEqual(told({ a: [[300, "release", {}]], more: [ran] }), ["two holders"], "for a while");
-  assert.deepEqual(told({ a: [[null, "release"], [55, "step", { token: 1 }]] }), ["two holders"], "a step");
+  assert.deepEqual(told({ a: [[null, "release"], [55, "step", { token: 1 }], [56, "lost", {}]], more: [ran] }), ["two holders"], "a step");
   const gap = { client: "tab 1 window a", at: 900, what: "gap", from: 20, to: 900, hidden: false };
   assert.deepEqual(told({ a: [[901, "step", { token: 1 }], [905, "lost", {}], [null, "release"]], more: [gap] }), ["not told"]);
   const alive = { client: "tab 2 window b", at: 9_000, what: "alive" };

@@ -8,10 +8,12 @@ const LATE = 500;
 const LATE_HIDDEN = 2_500;
 /** For how long a holder may go on, in ms of running, after another has got the lock. */
 const NOTICE = 100;
+/** How long the leases are that somebody waits for, in ms: the default. */
+const LEASE = 500;
 /** A page that is merely hidden is not told of less often than that, in ms. */
 const THROTTLED = 1_500;
 /** What a lock may take when nobody is left who holds it, in ms: a lease and a second. */
-export const FINAL = 1_500;
+export const FINAL = LEASE + 1_000;
 /** How many sections the tab that is left alone gets through in a minute, at the least. */
 const PROGRESS = 30;
 
@@ -53,11 +55,15 @@ export function judge({ entries, values, rows, final, ms }) {
   const violations = [];
   const violated = (kind, at, text) => violations.push({ kind, at, text });
 
-  /** How long a client ran between two times; not counting what only looks like a gap to a hidden page's timers. */
-  const ran = (client, from, to, throttled = true) => {
-    const gaps = clients.get(client).gaps.filter((gap) => throttled || !(gap.hidden && gap.to - gap.from < THROTTLED));
-    return to - from - sum(gaps.map((gap) => overlap(from, to, gap)));
+  /** How long a client ran between two times, as far as is known. `throttled`: a hidden page's waits for its timers count, too. */
+  const ran = (client, from, to, throttled = false) => {
+    const here = clients.get(client);
+    const gaps = here.gaps.filter((gap) => !(throttled && gap.hidden && gap.to - gap.from < THROTTLED));
+    const known = Math.min(to, here.ran);
+    return Math.max(0, known - from - sum(gaps.map((gap) => overlap(from, known, gap))));
   };
+  /** Whether a client stood still for a moment between two times, or may have. */
+  const stood = (client, from, to) => to - from - ran(client, from, to) > 1;
 
   // 1. No update is lost.
   for (const name in values) {
@@ -80,14 +86,13 @@ export function judge({ entries, values, rows, final, ms }) {
   for (const name of new Set(leases.map(({ name }) => name))) {
     const ofName = leases.filter((lease) => lease.name === name).sort((a, b) => a.got.at - b.got.at);
     ofName.forEach((older, n) => {
-      const end = Math.min(older.ended?.at ?? Infinity, clients.get(older.client).ran);
+      const end = older.ended?.at ?? clients.get(older.client).last;
       for (const newer of ofName.slice(n + 1)) {
         if (newer.got.at > end) break;
         // … nobody gets it while another holds and runs …
         const both = ran(older.client, newer.got.at, end);
-        const same = older.client === newer.client;
-        const shared = same && older.ask.scope === "tab" && newer.ask.scope === "tab";
-        if (shared || both <= (same ? 0 : NOTICE)) continue;
+        const inOne = older.client === newer.client && !stood(older.client, older.got.at, end);
+        if (both <= (inOne ? 0 : NOTICE)) continue;
         violated("two holders", newer.got.at, `${describe(newer.got)} while ${describe(older.got)} for ${Math.round(both)} ms more`);
       }
     });
@@ -100,8 +105,7 @@ export function judge({ entries, values, rows, final, ms }) {
         if (!(highest?.token > ofName[next].got.token)) highest = ofName[next].got;
       }
       if (!(highest?.token > step.token)) continue;
-      const stood = step.at - highest.at - ran(step.client, highest.at, step.at);
-      const kind = stood > 0 ? "not told" : "two holders";
+      const kind = stood(step.client, highest.at - LEASE, step.at) ? "not told" : "two holders";
       violated(kind, step.at, `${describe(step)}, ${Math.round(step.at - highest.at)} ms after ${describe(highest)}`);
     }
   }
@@ -112,7 +116,7 @@ export function judge({ entries, values, rows, final, ms }) {
     const { last, gaps } = clients.get(client);
     const end = settled?.at ?? last;
     const hidden = gaps.some((gap) => gap.hidden && overlap(ask.at, end, gap) > 0);
-    const late = ran(client, ask.at, end, !hidden) - ask.ms;
+    const late = ran(client, ask.at, end, true) - ask.ms;
     if (got) longest = Math.max(longest, end - ask.at);
     if (late > (hidden ? LATE_HIDDEN : LATE)) {
       violated("stuck", ask.at, `${describe(ask)}, ${settled ? "answered" : "not answered"} ${Math.round(late)} ms late`);

@@ -37,7 +37,9 @@ async function contend(locked) {
   for (const kind of STARTED) await tab.evaluate((kind) => start(kind), kind);
   const contenders = [[tab, "window"], [other, "window"], ...STARTED.map((kind) => [tab, kind])];
   for (const [tab, kind] of contenders) await call(tab, kind, "prepare", settings, name);
-  const logs = await Promise.all(contenders.map(([tab, kind]) => call(tab, kind, "count", settings, name, SECTIONS, locked)));
+  const runs = contenders.map(([tab, kind]) => call(tab, kind, "count", settings, name, SECTIONS, locked));
+  await tab.evaluate(() => new BroadcastChannel("start").postMessage("go"));
+  const logs = await Promise.all(runs);
   const kinds = contenders.map(([, kind], n) => (n === 1 ? "other window" : kind));
   return {
     kinds,

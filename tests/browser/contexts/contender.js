@@ -3,11 +3,14 @@ import { createLocks } from "../../../js/index.js";
 import { counter } from "../counter.js";
 import { answer } from "./answer.js";
 
+const starts = new BroadcastChannel("start");
+let started;
 let held;
 
 export const contender = {
-  /** Loads what is needed and waits for its turn once, so that all can begin together. */
+  /** Loads what is needed, so that all can begin together: with a message on the channel "start". */
   async prepare(settings, name) {
+    started = new Promise((resolve) => (starts.onmessage = resolve));
     await createLocks(settings).withLease(name, () => counter.read(name));
   },
 
@@ -16,6 +19,7 @@ export const contender = {
     const locks = createLocks(settings);
     const log = [];
     const increment = async (lease) => log.push({ value: await counter.increment(name), token: lease?.token });
+    await started;
     for (let section = 0; section < sections; section++) {
       await (locked ? locks.withLease(name, increment) : increment());
     }

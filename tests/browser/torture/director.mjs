@@ -12,24 +12,26 @@ const STOP = 90_000;
 
 const within = (promise, ms) => Promise.race([promise, pause(ms, "late", { ref: false })]);
 
-/** What can be done to a tab. Each is told the slot and the event. */
-const actions = (browser, page) => ({
+/** The time in ms, by the clock that the pages have, too. */
+const now = () => performance.timeOrigin + performance.now();
+
+/** What can be done. Each is told the slot, where there is one, and the event. */
+const actions = (browser, recorder, alone, page) => ({
   async open(slot, event) {
     slot.tab = await browser.open(page(event));
     slot.session = await slot.tab.context().newCDPSession(slot.tab);
     slot.windowId = (await slot.session.send("Browser.getWindowForTarget")).windowId;
   },
-  async kill(slot) {
-    const { tab } = slot;
+  async kill({ tab, session }) {
     const crashed = new Promise((resolve) => tab.once("crash", resolve));
-    slot.session.send("Page.crash").catch(() => {});
+    session.send("Page.crash").catch(() => {});
     await within(crashed, PATIENCE);
     await tab.close();
   },
-  close: (slot) => slot.tab.close(),
-  hang(slot, { ms }) {
+  close: ({ tab }) => tab.close(),
+  hang({ session }, { ms }) {
     const expression = `{ const end = performance.now() + ${ms}; while (performance.now() < end); }`;
-    slot.session.send("Runtime.evaluate", { expression }).catch(() => {});
+    session.send("Runtime.evaluate", { expression }).catch(() => {});
   },
   hide: ({ windowId }) => browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "minimized" } }),
   show: ({ windowId }) => browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "normal" } }),
@@ -47,7 +49,27 @@ const actions = (browser, page) => ({
   back: ({ tab }) => tab.evaluate(() => void history.back()).catch(() => {}),
   worker: ({ tab }) => tab.evaluate(() => torture.replace("dedicated")),
   iframe: ({ tab }) => tab.evaluate(() => torture.replace("iframe")),
+  service: () => recorder.session.send("ServiceWorker.stopAllWorkers"),
+  shared: () => alone.tab.evaluate(() => torture.replace("shared")),
 });
+
+/** Does what the events say, when they say it. `done` gets what was done, and when. */
+async function conduct(events, act, slots, start, done) {
+  const inTurn = async (events) => {
+    for (const event of events) {
+      await pause(Math.max(0, start + event.at - now()));
+      const entry = { what: "event", ...event, at: Math.round(now() - start) };
+      done.push(entry);
+      const acted = (async () => act[event.action](slots[event.slot], event))();
+      const result = await within(acted.catch((error) => `failed: ${error.message.split("\n")[0]}`), PATIENCE);
+      if (typeof result === "string") entry.result = result;
+    }
+  };
+  // Those of one tab come one after the other; no tab waits for another that hangs.
+  const turns = new Map(events.map(({ slot, action }) => [slot ?? action, []]));
+  for (const event of events) turns.get(event.slot ?? event.action).push(event);
+  await Promise.all([...turns.values()].map(inTurn));
+}
 
 /**
  * Runs the events of a seed, or those given. `locked: false` leaves the lock out. Resolves with the
@@ -55,67 +77,56 @@ const actions = (browser, page) => ({
  */
 export async function torture({ seed, ms, events = schedule(seed, ms), locked = true, say = () => {} }) {
   const browser = await launch();
-  const entries = [];
   const settings = { seed, locked };
   const page = ({ slot, with: kinds }) =>
     `${FOLDER}/page.html?${encodeURIComponent(JSON.stringify({ ...settings, place: `tab ${slot}`, with: kinds }))}`;
+  const recorder = {};
+  const alone = {};
+  const slots = Array.from({ length: SLOTS + 1 }, () => ({}));
+  const act = actions(browser, recorder, alone, page);
+  const done = [];
+  const entries = [];
+  const drain = async () => entries.push(...(await recorder.tab.evaluate(() => drain())));
+  let over = false;
+  const follow = async (start) => {
+    for (let next = start + 10_000; !over; await pause(250)) {
+      await drain();
+      if (now() < next) continue;
+      next += 10_000;
+      const sections = entries.filter(({ what }) => what === "wrote").length;
+      say(`${Math.round((now() - start) / 1000)} s: ${done.length} events, ${sections} sections`);
+    }
+  };
   try {
-    const recorder = await browser.open(`${FOLDER}/recorder.html`);
-    const drain = async () => entries.push(...(await recorder.evaluate(() => drain())));
-    await recorder.evaluate((settings) => begin(settings), settings);
-    const recorderSession = await recorder.context().newCDPSession(recorder);
-    await recorderSession.send("ServiceWorker.enable");
-    const act = actions(browser, page);
-    act.service = () => recorderSession.send("ServiceWorker.stopAllWorkers");
-    act.shared = () => alone.tab.evaluate(() => torture.replace("shared"));
-    const alone = {};
+    recorder.tab = await browser.open(`${FOLDER}/recorder.html`);
+    recorder.session = await recorder.tab.context().newCDPSession(recorder.tab);
+    await recorder.session.send("ServiceWorker.enable");
+    await recorder.tab.evaluate((settings) => begin(settings), settings);
     await act.open(alone, { slot: 0, with: ["iframe", "dedicated", "shared"] });
 
-    const slots = Array.from({ length: SLOTS + 1 }, () => ({}));
-    const start = performance.timeOrigin + performance.now();
-    const elapsed = () => performance.timeOrigin + performance.now() - start;
-    const done = [];
-    /** Those of one tab, or of all that is no tab, one after the other. */
-    const run = async (events) => {
-      for (const event of events) {
-        await pause(Math.max(0, event.at - elapsed()));
-        const entry = { ...event, at: Math.round(elapsed()), what: "event" };
-        done.push(entry);
-        const acted = (async () => act[event.action](slots[event.slot], event))();
-        const result = await within(acted.catch((error) => `failed: ${error.message.split("\n")[0]}`), PATIENCE);
-        if (typeof result === "string") entry.result = result;
-      }
-    };
-    const groups = new Map(events.map(({ slot, action }) => [slot ?? action, []]));
-    for (const event of events) groups.get(event.slot ?? event.action).push(event);
-    let over = false;
-    const watched = (async () => {
-      for (let told = 0; !over; await pause(250)) {
-        await drain();
-        if (elapsed() - told < 10_000) continue;
-        told = elapsed();
-        say(`${Math.round(told / 1000)} s: ${done.length} events, ${entries.filter(({ what }) => what === "wrote").length} sections`);
-      }
-    })();
-    await Promise.all([...groups.values()].map(run));
-    await pause(Math.max(0, ms - elapsed()));
+    const start = now();
+    const followed = follow(start);
+    // If it fails, that is told below.
+    followed.catch(() => {});
+    await conduct(events, act, slots, start, done);
+    await pause(Math.max(0, start + ms - now()));
 
     // All who are left are let run, to see that they are not stuck.
     const left = [alone, ...slots.filter(({ tab }) => tab && !tab.isClosed())];
     await Promise.all(left.map((slot) => within(act.resume(slot).then(() => act.show(slot)).catch(() => {}), PATIENCE)));
-    const ended = [recorder.evaluate(() => end()), ...left.map(({ tab }) => tab.evaluate(() => window.torture?.stop()))];
+    const ended = [recorder.tab.evaluate(() => end()), ...left.map(({ tab }) => tab.evaluate(() => window.torture?.stop()))];
     await within(Promise.all(ended.map((end) => end.catch(() => {}))), STOP);
     over = true;
-    await watched;
-    await drain();
+    await followed;
     await Promise.all(left.map(({ tab }) => within(tab.close().catch(() => {}), PATIENCE)));
-    const final = await recorder.evaluate((timeout) => takeAll(timeout), FINAL + STOP);
-    const { values, rows } = await recorder.evaluate(() => audit());
+    const final = await recorder.tab.evaluate((timeout) => takeAll(timeout), FINAL + STOP);
+    const { values, rows } = await recorder.tab.evaluate(() => audit());
     await drain();
     const verdict = judge({ entries, values, rows, final, ms });
     const log = [...done.map((event) => ({ ...event, at: event.at + start })), ...entries].sort((a, b) => a.at - b.at);
     return { seed, ms, start, events: done, log, rows, verdict };
   } finally {
+    over = true;
     await browser.close();
   }
 }

@@ -30,7 +30,8 @@ script(async () => {
   const { summary } = await import("../tests/browser/torture/verdict.mjs");
   say(`torture: seed ${plan.seed}, ${plan.ms / 60_000} min`);
   const run = await torture({ ...plan, locked: !flags["no-lock"], say });
-  const file = keep(run);
+  // The log that is replayed is not overwritten.
+  const file = keep(run, flags.replay ? "-again" : "");
   console.log(`\n${summary(run)}\nlog: ${file} (again: npm run torture -- --replay ${file})`);
   if (run.verdict.violations.length > 0) process.exitCode = 1;
 });

@@ -4,10 +4,10 @@ import { join, relative } from "node:path";
 import { root } from "../../../scripts/lib.mjs";
 
 /** Writes the log; its path. */
-export function keep({ seed, ms, start, log, rows, verdict }) {
+export function keep({ seed, ms, start, log, rows, verdict }, suffix = "") {
   const folder = join(root, "test-results");
   mkdirSync(folder, { recursive: true });
-  const file = join(folder, `torture-${seed}.jsonl`);
+  const file = join(folder, `torture-${seed}${suffix}.jsonl`);
   const lines = [{ what: "run", seed, ms, start, verdict }, ...log, ...rows.map((row) => ({ what: "row", ...row }))];
   writeFileSync(file, lines.map((line) => JSON.stringify(line) + "\n").join(""));
   return relative(root, file);

@@ -34,7 +34,8 @@ export function serve({ port = 0, folders = FOLDERS, base = root, home = "/www/"
       if (!(await stat(file)).isFile()) return end(404);
       response.writeHead(200, {
         "content-type": TYPES[extname(file)] ?? "application/octet-stream",
-        // What was built a moment ago is what the page runs.
+        // What was built a moment ago is what the page runs. (With "no-store" it would not be kept in the
+        // back/forward cache.)
         "cache-control": "no-cache",
       });
       createReadStream(file).pipe(response);

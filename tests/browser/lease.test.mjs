@@ -4,6 +4,7 @@ import { after, afterEach, before, test } from "node:test";
 import { launch, testThat, until } from "./engine.mjs";
 
 const LEASE_MS = 500;
+const IDLE_LEASE_MS = 5_000;
 const BEAT_MS = 50;
 
 let browser;
@@ -321,7 +322,8 @@ test("query tells who holds and who waits", async () => {
   const second = await until("the second holds", () =>
     waiter.evaluate(async (name) => (await tabLease.query()).held.find((held) => held.name === name), name),
   );
-  assert.equal(second.leaseMs, LEASE_MS);
+  // … or, if it has been renewed since, the long one: nobody waits.
+  assert.ok([LEASE_MS, IDLE_LEASE_MS].includes(second.leaseMs), second.leaseMs);
 });
 
 test("bad arguments are refused before anything is touched", async () => {

@@ -109,7 +109,8 @@ test("G4 notice: a tab that hung past its lease is told, and the other one holds
     return { name, code, token, mine: lease.token };
   });
   assert.equal(reason.name, "LeaseLostError");
-  assert.match(reason.code, /^LEASE_(EXPIRED|SUPERSEDED)$/);
+  // The last, if it hung while a renewal was under way, and its timer fires before the store's answer.
+  assert.match(reason.code, /^LEASE_(EXPIRED|SUPERSEDED|STORE_FAILED)$/);
   assert.equal(reason.token, reason.mine);
   assert.ok((await heirs) > reason.token);
   // The lost lease is not shared with the next caller in that tab, and releasing it takes nothing away.

@@ -51,7 +51,7 @@ class Tab {
   waitForFunction(evaluated, arg) {
     const look = async () => {
       try {
-        return await this.evaluate(evaluated, arg);
+        return await this.evaluate(`async (arg) => Boolean(await (${evaluated})(arg))`, arg);
       } catch (error) {
         if (!(error instanceof PageGone)) throw error;
       }

@@ -4,6 +4,7 @@ import { after, afterEach, before, test } from "node:test";
 import { launch, testThat, until } from "./engine.mjs";
 
 const LEASE_MS = 500;
+const IDLE_LEASE_MS = 5_000;
 const BEAT_MS = 50;
 
 let browser;
@@ -108,7 +109,8 @@ test("G4 notice: a tab that hung past its lease is told, and the other one holds
     return { name, code, token, mine: lease.token };
   });
   assert.equal(reason.name, "LeaseLostError");
-  assert.match(reason.code, /^LEASE_(EXPIRED|SUPERSEDED)$/);
+  // The last, if it hung while a renewal was under way, and its timer fires before the store's answer.
+  assert.match(reason.code, /^LEASE_(EXPIRED|SUPERSEDED|STORE_FAILED)$/);
   assert.equal(reason.token, reason.mine);
   assert.ok((await heirs) > reason.token);
   // The lost lease is not shared with the next caller in that tab, and releasing it takes nothing away.
@@ -321,7 +323,8 @@ test("query tells who holds and who waits", async () => {
   const second = await until("the second holds", () =>
     waiter.evaluate(async (name) => (await tabLease.query()).held.find((held) => held.name === name), name),
   );
-  assert.equal(second.leaseMs, LEASE_MS);
+  // … or, if it has been renewed since, the long one: nobody waits.
+  assert.ok([LEASE_MS, IDLE_LEASE_MS].includes(second.leaseMs), second.leaseMs);
 });
 
 test("bad arguments are refused before anything is touched", async () => {

@@ -56,7 +56,7 @@ struct Life {
     hidden: AtomicBool,
     suspended: AtomicBool,
     resumed: Notify,
-    /// In the order in which they came: a store before the locks that use it.
+    /// In the order in which they came: a store and a channel before the locks that use them.
     watchers: Mutex<Vec<Weak<dyn Live>>>,
 }
 
@@ -85,7 +85,9 @@ impl Lifecycle {
 
     fn set_hidden(&self, hidden: bool) {
         if self.0.hidden.swap(hidden, Ordering::AcqRel) != hidden {
-            self.tell(|watcher| watcher.hidden(hidden));
+            for watcher in self.alive() {
+                watcher.hidden(hidden);
+            }
         }
     }
 
@@ -101,7 +103,14 @@ impl Lifecycle {
 
     fn set_suspended(&self, suspended: bool) {
         if self.0.suspended.swap(suspended, Ordering::AcqRel) != suspended {
-            self.tell(|watcher| watcher.suspended(suspended));
+            let mut watchers = self.alive();
+            if suspended {
+                // The last word of a lock goes through its store and its channel.
+                watchers.reverse();
+            }
+            for watcher in watchers {
+                watcher.suspended(suspended);
+            }
             self.0.resumed.notify_waiters();
         }
     }
@@ -137,10 +146,7 @@ impl Lifecycle {
         watchers.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, tell: impl Fn(&dyn Live)) {
-        let watchers: Vec<_> = self.watchers().iter().filter_map(Weak::upgrade).collect();
-        for watcher in watchers {
-            tell(&*watcher);
-        }
+    fn alive(&self) -> Vec<Arc<dyn Live>> {
+        self.watchers().iter().filter_map(Weak::upgrade).collect()
     }
 }

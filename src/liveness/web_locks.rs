@@ -80,7 +80,9 @@ impl WebLocks {
 /// Stops waiting for a lock when it is dropped.
 struct Watch {
     abort: AbortController,
-    over: Promise,
+    /// Made with the request: a promise that nobody has looked at by the time it is rejected would be
+    /// reported to the page.
+    over: JsFuture,
     _granted: Closure<dyn FnMut()>,
 }
 
@@ -111,8 +113,8 @@ impl Beacon for WebLocks {
     fn ended(&self, tab: &str) -> BoxFuture<()> {
         let watch = self.watch(tab);
         Box::pin(async move {
-            if let Some(watch) = watch
-                && JsFuture::from(watch.over.clone()).await.is_ok()
+            if let Some(mut watch) = watch
+                && (&mut watch.over).await.is_ok()
             {
                 return;
             }
@@ -138,7 +140,7 @@ impl WebLocks {
             .request(&name(process), &options, callback);
         Some(Watch {
             abort,
-            over: over.ok()?,
+            over: over.ok()?.into(),
             _granted: granted,
         })
     }

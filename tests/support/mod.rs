@@ -13,10 +13,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tab_lease::platform::BoxFuture;
 use tab_lease::rules::{Command, FORMAT, Mode, Outcome, Record, Requester};
 use tab_lease::{
     BackingStore, Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, LeaseLost, MemoryStore,
 };
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 /// A lock over a scripted link.
@@ -165,6 +167,7 @@ struct Inner {
     script: Mutex<Script>,
     rewrite: Mutex<Rewrite>,
     calls: Mutex<Vec<Call>>,
+    closings: watch::Sender<u32>,
 }
 
 /// One process's connection to the common store: records what passes, and misbehaves on demand.
@@ -179,6 +182,7 @@ impl Link {
             script: Mutex::new(Box::new(|_| Conduct::Prompt)),
             rewrite: Mutex::new(Box::new(|_, _| {})),
             calls: Mutex::default(),
+            closings: watch::Sender::new(0),
         }))
     }
 
@@ -203,6 +207,11 @@ impl Link {
     /// From now on, `rewrite` may change each command and the record that it meets.
     pub fn rewrite(&self, rewrite: impl FnMut(&mut Command, &mut Option<Record>) + Send + 'static) {
         *self.0.rewrite.lock().unwrap() = Box::new(rewrite);
+    }
+
+    /// Somebody else has the store closed.
+    pub fn close(&self) {
+        self.0.closings.send_modify(|closings| *closings += 1);
     }
 
     pub fn calls(&self) -> Vec<Call> {
@@ -294,6 +303,24 @@ impl BackingStore for Link {
                 Ok(arrival.await.expect("the rules do not panic"))
             }
         }
+    }
+
+    fn leave(&self, key: &str, who: &Requester) {
+        let quit = Command::Quit { who: who.clone() };
+        // It needs no answer, so whatever befalls commands does not concern it.
+        self.0.calls.lock().unwrap().push(Call {
+            at: self.now(),
+            command: quit,
+            outcome: None,
+        });
+        self.0.memory.leave(key, who);
+    }
+
+    fn closing(&self) -> BoxFuture<()> {
+        let mut closings = self.0.closings.subscribe();
+        Box::pin(async move {
+            let _ = closings.changed().await;
+        })
     }
 }
 

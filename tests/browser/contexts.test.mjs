@@ -2,7 +2,7 @@
 // service worker.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
-import { launch, until } from "./chromium.mjs";
+import { launch, until } from "./engine.mjs";
 
 const LEASE_MS = 500;
 const PAGE = "/tests/browser/contexts/page.html";

@@ -7,17 +7,21 @@ import { launch, until } from "./engine.mjs";
 const SECTIONS = 240;
 
 let browser;
-before(async () => (browser = await launch()));
+/** How many renderers there are without tabs. */
+let idle;
+before(async () => {
+  browser = await launch();
+  idle = await browser.renderers();
+});
 after(() => browser?.close());
 
 /** Opens `count` tabs, lets each run its share of the sections, and tells what was counted. */
 async function contend(count, locked) {
   const name = `${count} tabs, ${locked ? "locked" : "unlocked"}`;
-  const before = await browser.renderers();
   const tabs = await Promise.all(Array.from({ length: count }, () => browser.open()));
   assert.equal(new Set(tabs).size, count);
-  const renderers = (await browser.renderers()) - before;
-  assert.ok(renderers >= count, `${renderers} more renderers for ${count} more tabs`);
+  const renderers = (await browser.renderers()) - idle;
+  assert.ok(renderers >= count, `${renderers} renderers for ${count} tabs`);
   const run = async ([name, sections, locked]) => {
     // A starved machine may let a renderer stand still for longer than the default lease; what is
     // shown here is exclusion, not staying power.
@@ -36,7 +40,7 @@ async function contend(count, locked) {
   const logs = await Promise.all(runs);
   const counted = await tabs[0].evaluate((name) => counter.read(name), name);
   await Promise.all(tabs.map((tab) => tab.close()));
-  await until("their renderers are gone", async () => (await browser.renderers()) <= before + browser.spare);
+  await until("their renderers are gone", async () => (await browser.renderers()) <= idle + browser.spare);
   return { counted, log: logs.flat() };
 }
 

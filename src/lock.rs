@@ -140,6 +140,8 @@ pub(crate) struct State {
     reply: Option<bool>,
     /// Others that only try, and are to be told when a lingering lease has been given up.
     tries: Vec<Requester>,
+    /// Requests of ours whose end the store is being told, or may have to be.
+    leaving: usize,
     /// The store has not taken a renewal of the present lease since the last that it took.
     pub(crate) store_failed: bool,
     /// There is a [`heartbeat::watch`].
@@ -205,6 +207,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             refused: 0,
             reply: None,
             tries: Vec::new(),
+            leaving: 0,
             store_failed: false,
             watched: false,
         };
@@ -711,7 +714,10 @@ impl<S: BackingStore> Shared<S> {
     /// lapses. Answers whether it was told.
     pub(crate) async fn quit(&self, quit: Command) -> bool {
         let sent = self.clock.now();
-        match self.store.apply(&self.key, quit.clone()).await {
+        self.state().leaving += 1;
+        let answer = self.store.apply(&self.key, quit.clone()).await;
+        self.state().leaving -= 1;
+        match answer {
             Ok(outcome) => {
                 let now = self.clock.now();
                 let grant = {
@@ -738,14 +744,18 @@ impl<S: BackingStore> Shared<S> {
     pub(crate) async fn pass(&self, grant: &Grant, pass: &Command) {
         let until = self.clock.now() + Duration::from_millis(self.config.lease_ms.into());
         let mut pause = PASS_AFTER_MS;
+        self.state().leaving += 1;
         while self.clock.now() < until {
             sleep(Duration::from_millis(pause.into())).await;
             let must = lock(&self.state().past).must_pass(grant);
             if !must || self.quit(pass.clone()).await {
-                return;
+                break;
             }
             pause = self.config.heartbeat_ms;
         }
+        self.state().leaving -= 1;
+        // Those who came when the store had been told.
+        self.answer_tries(false);
     }
 
     /// Tells those who only try whether the lock was freed for them.
@@ -799,6 +809,11 @@ impl<S: BackingStore> Listen for Shared<S> {
             }
             Message::Want(want) => {
                 let wanted = state.participant.wanted(now, want);
+                if wanted == Wanted::NotOurs && !want.queued && state.leaving > 0 {
+                    // Perhaps it saw what is just being given up.
+                    state.tries.push(want.who.clone());
+                    return;
+                }
                 let Some(tenure) = state.tenure.clone().filter(|_| wanted != Wanted::NotOurs)
                 else {
                     return;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use support::{Conduct, Link, Lock, World, ms, told, until};
 use tab_lease::platform::BoxFuture;
+use tab_lease::rules::Command;
 use tab_lease::{Beacon, CrossProcessStoreLockGuard, IDLE_LEASE_MS, Liveness, Wake};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -602,4 +603,22 @@ async fn a_waiter_that_nobody_heard_of_is_found_by_the_next_idle_beat() {
     sleep(ms(u64::from(IDLE_LEASE_MS) / 3 + 1)).await;
     assert_eq!(stage.world.record().len, 500);
     assert!(guard.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_while_the_release_is_being_written_gets_the_lock() {
+    let stage = Stage::new();
+    let (one, link) = stage.process("one");
+    let (two, _) = stage.process("two");
+    one.acquire(None).await.unwrap().release().await;
+    link.script(|command| match command {
+        Command::Quit { .. } => Conduct::Slow {
+            before: ms(20),
+            after: ms(0),
+        },
+        _ => Conduct::Prompt,
+    });
+    until("the linger is over", || link.quits().len() == 1).await;
+    sleep(ms(5)).await;
+    assert!(two.try_lock_once().await.unwrap().is_some());
 }

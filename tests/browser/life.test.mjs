@@ -54,9 +54,14 @@ const waits = (tab, name) =>
     return { at: Date.now(), token: lease.token };
   }, name);
 
+/** Until somebody waits, and the holder (one that is shown) knows: its lease is as short as usual. */
 const queued = (tab, name) =>
   until("it waits", () =>
-    tab.evaluate(async (name) => (await tabLease.query()).pending.some((pending) => pending.name === name), name),
+    tab.evaluate(async (name) => {
+      const { held, pending } = await tabLease.query();
+      const of = (lock) => lock.name === name;
+      return pending.some(of) && held.find(of)?.leaseMs <= 500;
+    }, name),
   );
 
 const code = (tab) => tab.evaluate(async () => (await window.reason).code);
@@ -174,9 +179,9 @@ testThat("G3, G4: of a tab that is frozen the waiter gets the lock at once, and 
     document.addEventListener("freeze", () => setTimeout(note, 0, "timer"));
     document.addEventListener("resume", () => note("resume"));
   });
-  await browser.hide(holder);
   const got = waits(waiter, name);
   await queued(waiter, name);
+  await browser.hide(holder);
   const from = Date.now();
   await browser.freeze(holder);
   const next = await got;
@@ -200,6 +205,7 @@ testThat("G6 no wedge: a waiter that is frozen holds nobody up, and asks again w
   const first = waits(frozen, name);
   await queued(frozen, name);
   await browser.freeze(frozen);
+  await until("its request has ended", () => last.evaluate(async () => (await tabLease.query()).pending.length === 0));
   const second = waits(last, name);
   await queued(last, name);
   await holder.evaluate(() => lease.release());

@@ -84,6 +84,10 @@ impl Tenure {
             outdated: AtomicBool::new(false),
         };
         tenure.extend(good_until);
+        #[allow(
+            clippy::arc_with_non_send_sync,
+            reason = "it is both, where there are threads"
+        )]
         Arc::new(tenure)
     }
 

@@ -58,9 +58,9 @@ for (const wrapper of WRAPPERS) {
     const write = (tab, key, value) =>
       tab.evaluate(([key, value]) => outcome(app.write(db, lease, key, value)), [key, value]);
     const token = await acquire(a);
-    assert.deepEqual((await write(a, "text", "first")).error, undefined);
+    assert.deepEqual((await write(a, "text", "first")).error ?? undefined, undefined);
     await supersede(database, b);
-    assert.deepEqual((await write(b, "text", "second")).error, undefined);
+    assert.deepEqual((await write(b, "text", "second")).error ?? undefined, undefined);
 
     const { error } = await write(a, "text", "stale");
     assert.deepEqual({ ...error, message: "" }, { name: "LeaseLostError", code: "LEASE_SUPERSEDED", token, message: "" });
@@ -97,8 +97,21 @@ test("commit() in haste commits nothing before the check, and something after it
     });
   for (const [end, , value] of await hurry()) assert.deepEqual([end, value], ["committed", "hasty"]);
   await supersede(database);
+  // Without the fence's own `commit`, the answer would come too late to abort anything.
+  const bypassed = await tab.evaluate(async () => {
+    const others = tabLease.createLocks({ database: db });
+    const other = await others.acquire("bypassed");
+    await result(db.transaction("leases", "readwrite").objectStore("leases").delete("bypassed"));
+    const hasty = db.transaction(["notes", "leases"], "readwrite");
+    const hastily = ended(hasty);
+    const checked = other.fence(hasty);
+    hasty.objectStore("notes").put("stale", "bypassed");
+    IDBTransaction.prototype.commit.call(hasty);
+    return [await hastily, (await outcome(checked)).error?.name];
+  });
+  assert.deepEqual(bypassed, ["committed", "LeaseLostError"]);
   const [[end, checked, value]] = await hurry();
-  assert.deepEqual([end, checked.error.name, value], ["aborted", "LeaseLostError", undefined]);
+  assert.deepEqual([end, checked.error.name, value ?? undefined], ["aborted", "LeaseLostError", undefined]);
 });
 
 test("a lease that began by a message is fenced before the store knows of it", async () => {
@@ -108,27 +121,32 @@ test("a lease that began by a message is fenced before the store knows of it", a
   const counts = await Promise.all(
     pair.map((tab) =>
       tab.evaluate(async () => {
-        let unclaimed = 0;
+        // What the fences write, which are the only ones to write there in a transaction with notes.
+        let claims = 0;
+        const { put } = IDBObjectStore.prototype;
+        IDBObjectStore.prototype.put = function (...args) {
+          if (this.name === "leases" && this.transaction.objectStoreNames.contains("notes")) claims++;
+          return put.apply(this, args);
+        };
         for (let n = 0; n < 30; n++) {
           const lease = await locks.acquire("notes");
           // In the very task in which it was had.
           const tx = db.transaction(["notes", "leases"], "readwrite");
           const over = ended(tx);
           const checked = lease.fence(tx);
-          const before = tx.objectStore("leases").get("notes");
           const notes = tx.objectStore("notes");
           notes.get("count").onsuccess = ({ target }) => notes.put((target.result ?? 0) + 1, "count");
           await checked;
           if ((await over) !== "committed") throw new Error("aborted");
-          // Written by the fence, or by the claim.
-          unclaimed += before.result === undefined;
           await lease.release();
         }
-        return unclaimed;
+        return claims;
       }),
     ),
   );
-  assert.deepEqual(counts, [0, 0]);
+  // How many it is depends on how fast an engine's messages are.
+  const chromium = await pair[0].evaluate(() => navigator.userAgent.includes("Chrome"));
+  if (chromium) assert.ok(counts[0] + counts[1] > 10, `${counts} leases were claimed by a fence`);
   assert.equal(await pair[0].evaluate(() => app.read(db, "count")), 60);
 });
 

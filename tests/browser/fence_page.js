@@ -78,18 +78,72 @@ const wrappers = {
   },
 };
 
-/** Runs on for so long. */
-const hang = (ms) => {
-  const end = realNow() + ms;
-  while (realNow() < end);
+// ---- being stopped ---------------------------------------------------------------------------
+
+/** Transactions of this tab that are open. */
+const openOnes = new Set();
+const { transaction } = IDBDatabase.prototype;
+IDBDatabase.prototype.transaction = function (...args) {
+  const tx = transaction.apply(this, args);
+  openOnes.add(tx);
+  for (const event of ["complete", "abort"]) tx.addEventListener(event, () => openOnes.delete(tx));
+  return tx;
 };
+
+/** Resolves when none is: a tab that is stopped in the middle of one holds up everybody, and loses nothing. */
+async function quiet() {
+  while (openOnes.size > 0) await new Promise((resolve) => setTimeout(resolve));
+}
+
+/** Hangs until the server answers. */
+function hang() {
+  const request = new XMLHttpRequest();
+  request.open("GET", "/tests/browser/wake-up", false);
+  request.send();
+}
+
+const bareWrite = (db, key, value) => {
+  const tx = db.transaction("notes", "readwrite");
+  tx.objectStore("notes").put(value, key);
+  return ended(tx);
+};
+
+const fencedWrite = (db, lease, key, value, n) =>
+  n % 2 === 0
+    ? wrappers.raw.write(db, lease, key, value)
+    : lease.transaction("notes", "readwrite", (tx) => tx.objectStore("notes").put(value, key));
+
+/** Takes all these locks, as soon as each can be had, and does `use(lease, name, n)` with each. */
+const takeAll = (locks, names, use = () => {}) =>
+  Promise.all(
+    names.map(async (name, n) => {
+      const lease = await locks.acquire(name);
+      await use(lease, name, n);
+      return lease;
+    }),
+  );
+
+/** Writes under each of these leases, with the fence and without. Resolves with how the fenced ones ended. */
+const writeAll = (db, leases, value) =>
+  Promise.all(
+    leases.map(async (lease, n) => {
+      const bare = bareWrite(db, `bare ${lease.name}`, value);
+      const { error } = await outcome(fencedWrite(db, lease, `fenced ${lease.name}`, value, n));
+      await bare;
+      return { name: error?.name, code: error?.code };
+    }),
+  );
 
 // The tab's clock, which can be made to stand still for a while, as it does when a computer sleeps: then
 // the tab knows nothing of having been away, and only the fence does.
 const realNow = performance.now.bind(performance);
 let slept = 0;
 performance.now = () => realNow() - slept;
-const sleptFor = (ms) => (slept += ms);
+/** Makes the clock stand still from now on; the function that it answers with makes it go on. */
+const stopClock = () => {
+  const since = realNow();
+  return () => (slept += realNow() - since);
+};
 
 /** How a call ended, in a form that crosses over to the test. */
 const outcome = (promise) =>
@@ -110,4 +164,7 @@ const thrown = (call) => {
 const unhandled = [];
 addEventListener("unhandledrejection", (event) => unhandled.push(String(event.reason)));
 
-Object.assign(window, { tabLease, idb, wrappers, openRaw, ended, result, hang, realNow, sleptFor, outcome, thrown, unhandled, ready: true });
+Object.assign(window, {
+  ...{ tabLease, idb, wrappers, openRaw, ended, result, realNow, stopClock, outcome, thrown, unhandled },
+  ...{ openOnes, quiet, hang, bareWrite, fencedWrite, takeAll, writeAll, ready: true },
+});

@@ -72,6 +72,12 @@ impl Fencing {
         self.lock.as_ref().map_or("", |lock| lock.key())
     }
 
+    /// The lease that it is fenced with.
+    #[must_use]
+    pub fn lease(&self) -> &Fence {
+        &self.lease
+    }
+
     /// The store that the lease is in, if it is of that kind.
     #[must_use]
     pub fn store<S: 'static>(&self) -> Option<&S> {

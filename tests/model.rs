@@ -322,10 +322,10 @@ worlds! {
     two_tabs_that_write: two(3, Budget { writes: 2, late: 1, ..CALM });
     two_tabs_that_write_and_a_pause: two(3, Budget { writes: 2, pauses: 1, ..CALM });
     two_tabs_that_write_for_long: two(5, Budget { writes: 1, ..CALM }).long_writes();
-    two_tabs_that_write_for_long_twice: two(4, Budget { writes: 2, ..CALM }).long_writes();
-    two_tabs_that_write_for_long_and_a_pause: two(4, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
-    two_tabs_that_write_for_long_and_a_crash: two(4, Budget { writes: 1, crashes: 1, ..CALM }).long_writes();
-    two_tabs_that_write_for_long_and_idle: two(5, Budget { writes: 1, ..CALM }).long_writes().beacons(4);
+    two_tabs_that_write_for_long_twice: two(3, Budget { writes: 2, ..CALM }).long_writes();
+    two_tabs_that_write_for_long_and_a_pause: two(3, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
+    two_tabs_that_write_for_long_and_a_crash: two(3, Budget { writes: 1, crashes: 1, ..CALM }).long_writes();
+    two_tabs_that_write_for_long_and_idle: two(3, Budget { writes: 1, ..CALM }).long_writes().beacons(4);
     two_tabs_and_a_deletion: two(3, Budget { deletions: 1, writes: 1, ..CALM });
     two_tabs_and_a_deletion_in_order: two(3, Budget { closings: 1, writes: 1, late: 1, ..CALM });
     two_tabs_and_a_jumping_wall_clock: two(3, Budget { wall_jumps: 2, deletions: 1, ..CALM });
@@ -357,6 +357,9 @@ large_worlds! {
     two_tabs_that_both_come_again: two(3, Budget { late: 1, ..CALM }).requests(2);
     two_tabs_that_hear_twice_and_late: two(2, Budget { repeats: 1, late: 1, ..CALM }).requests(2);
     two_tabs_out_of_order_again: two(2, Budget { give_ups: 1, late: 1, ..CALM }).unordered().first_comes_again();
+    two_tabs_that_write_for_long_later: two(5, Budget { writes: 2, ..CALM }).long_writes();
+    two_tabs_that_write_for_long_and_pause_later: two(5, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
+    three_tabs_that_write_for_long: three(3, Budget { writes: 1, ..CALM }).long_writes();
     two_tabs_with_shorter_leases_later: two(8, Budget { late: 1, ..CALM }).lens(&[6, 2]).first_comes_again();
     two_tabs_with_coarse_clocks_and_all: coarse(14, Budget { pauses: 1, late: 1, ..CALM });
     two_tabs_with_beacons_and_all: two(4, Budget { crashes: 1, failures: 1, late: 2, ..CALM }).beacons(2);

@@ -449,7 +449,8 @@ impl World {
         }
         if tab.lease.is_some() {
             may(Deed::Release);
-            if (!tab.awaits(renews) || tab.participant.is_fenced()) && self.beat_matters(state, i) {
+            let behind = tab.participant.is_fenced() && !tab.participant.is_unclaimed();
+            if (!tab.awaits(renews) || behind) && self.beat_matters(state, i) {
                 may(Deed::Beat);
             }
             if state.left.writes > 0 {

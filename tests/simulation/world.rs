@@ -514,7 +514,11 @@ impl State {
             landed: None,
         });
         let fence = self.fences.len() - 1;
-        self.post(at, Parcel::Fence(fence));
+        if at <= self.now {
+            self.land_fence(fence);
+        } else {
+            self.post(at, Parcel::Fence(fence));
+        }
         (fence, at - self.now)
     }
 

@@ -129,6 +129,8 @@ function checkOptions(options, known) {
  * that they stand for), or the object itself.
  */
 function unwrapped(object) {
+  // Theirs is a function of the wrapper's.
+  if (object.addEventListener === EventTarget.prototype.addEventListener) return object;
   const key = Symbol("tab-lease");
   let found;
   object[key] = function () {

@@ -51,6 +51,8 @@ pub(crate) struct Tenure {
     pub(crate) stirred: Notify,
     /// Who waits is not known any more: the next beat is due now.
     outdated: AtomicBool,
+    /// The heartbeat waits for the answer to a renewal.
+    pub(crate) renewing: AtomicBool,
 }
 
 impl std::fmt::Debug for Tenure {
@@ -82,6 +84,7 @@ impl Tenure {
             ended: Notify::new(),
             stirred: Notify::new(),
             outdated: AtomicBool::new(false),
+            renewing: AtomicBool::new(false),
         };
         tenure.extend(good_until);
         #[allow(

@@ -14,6 +14,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::LossReason;
@@ -143,6 +144,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         let answer = {
             let mut renewed = pin!(shared.store.apply(&shared.key, renewal.clone()));
             let mut behind = sent;
+            tenure.renewing.store(true, Ordering::Release);
             loop {
                 // While a fenced transaction holds the store up, renewals queue behind it.
                 let fenced = shared.state().participant.is_fenced();
@@ -173,6 +175,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 }
             }
         };
+        tenure.renewing.store(false, Ordering::Release);
         let outcome = match answer {
             Some(Ok(outcome)) => outcome,
             Some(Err(error)) => {

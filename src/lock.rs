@@ -746,8 +746,10 @@ impl<S: BackingStore> Fences for Shared<S> {
     fn fence_passed(&self, lease: &Fence) {
         let mut state = self.state();
         state.participant.fence_passed(lease);
-        if let Some(tenure) = &state.tenure {
-            // A renewal that is under way may wait behind it.
+        if let Some(tenure) = &state.tenure
+            && tenure.renewing.load(Ordering::Acquire)
+        {
+            // That renewal waits behind it, and so do the ones that are to come.
             tenure.stirred.notify_one();
         }
     }

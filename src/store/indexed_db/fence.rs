@@ -15,7 +15,7 @@ use indexed_db_futures::transaction::Transaction;
 use js_sys::{Function, Reflect, Uint8Array};
 use tokio::sync::oneshot;
 use wasm_bindgen::prelude::*;
-use web_sys::{IdbObjectStore, IdbRequest, IdbTransaction, IdbTransactionMode};
+use web_sys::{Event, IdbObjectStore, IdbRequest, IdbTransaction, IdbTransactionMode};
 
 use super::{Cause, IndexedDbError, IndexedDbStore, OBJECT_STORE, decode};
 use crate::CrossProcessStoreLockGuard;
@@ -43,6 +43,8 @@ pub enum FenceError {
 
 /// What came of the check.
 type Checked = Result<(), FenceError>;
+/// What hears of it, and what stands in for its `commit`.
+type Closures = (Closure<dyn FnMut(Event)>, Closure<dyn FnMut()>);
 /// Who is told.
 type Settle = Box<dyn FnOnce(Checked)>;
 
@@ -182,25 +184,25 @@ struct Watch {
     passed: Cell<bool>,
     /// The application has called `commit`.
     commits: Cell<bool>,
-    closures: RefCell<Vec<Closure<dyn FnMut()>>>,
+    closures: RefCell<Option<Closures>>,
 }
 
 impl Watch {
     fn begin(self: &Rc<Self>, store: &IdbObjectStore, request: &IdbRequest) {
-        let checks = Closure::<dyn FnMut()>::new({
+        // One for all events: making one is the dearest part of this.
+        let hears = Closure::<dyn FnMut(Event)>::new({
             let (this, store, request) = (Rc::clone(self), store.clone(), request.clone());
-            move || this.check(&store, &request)
+            move |event: Event| match event.type_().as_str() {
+                "success" => this.check(&store, &request),
+                _ => this.end(),
+            }
         });
-        request.set_onsuccess(Some(checks.as_ref().unchecked_ref()));
-        let ends = Closure::<dyn FnMut()>::new({
-            let this = Rc::clone(self);
-            move || this.end()
-        });
+        let listener = hears.as_ref().unchecked_ref();
+        request.set_onsuccess(Some(listener));
         // Listeners, since the handlers are the application's.
         for event in ["complete", "abort"] {
             // Cannot fail.
-            let ends = ends.as_ref().unchecked_ref();
-            let _ = self.tx.add_event_listener_with_callback(event, ends);
+            let _ = self.tx.add_event_listener_with_callback(event, listener);
         }
         let commits = Closure::<dyn FnMut()>::new({
             let this = Rc::clone(self);
@@ -212,7 +214,7 @@ impl Watch {
         if self.commit.is_some() {
             let _ = Reflect::set(&self.tx, &COMMIT.into(), commits.as_ref());
         }
-        self.closures.replace(vec![checks, ends, commits]);
+        self.closures.replace(Some((hears, commits)));
     }
 
     fn check(&self, store: &IdbObjectStore, request: &IdbRequest) {

@@ -442,7 +442,9 @@ pub fn fence(record: Option<&Record>, lease: &Fence) -> Fenced {
     }
     let claimed = lease.claim.as_ref().map(|claim| apply(Some(record), claim));
     match claimed {
-        Some((Some(next), Outcome::Held(held))) if held.token == lease.token => {
+        Some((Some(next), Outcome::Held(held)))
+            if held.token == lease.token && next.holder.as_ref() == Some(&lease.who) =>
+        {
             Fenced::Claimed(next)
         }
         _ => Fenced::Refused,

@@ -358,4 +358,3 @@ test("a transaction that outlasts the store's time loses the lease, and that is 
   assert.ok((await heirs) > 0);
 });
 
-// ---- elsewhere -------------------------------------------------------------------------------

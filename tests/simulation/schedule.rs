@@ -106,7 +106,7 @@ impl Stage {
         let mut dice = fastrand::Rng::with_seed(seed);
         let calm_from = dice.u64(300..3000);
         let weather = Weather::draw(&mut dice, calm_from);
-        let weather = if seed % 16 == 0 {
+        let weather = if seed.is_multiple_of(16) {
             weather.with_long_fences()
         } else {
             weather
@@ -395,7 +395,7 @@ impl Stage {
                 fence_dice: fastrand::Rng::with_seed(self.seed ^ ((tab * 10 + index) as u64) << 32),
                 index: index as u64 + 1,
                 alone: plan.callers == 1,
-                fences: self.seed % 2 == 0,
+                fences: self.seed.is_multiple_of(2),
                 local: Arc::clone(&local),
                 _busy: self.world.user(),
             };

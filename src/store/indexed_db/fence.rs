@@ -199,10 +199,13 @@ impl Watch {
         });
         let listener = hears.as_ref().unchecked_ref();
         request.set_onsuccess(Some(listener));
-        // Listeners, since the handlers are the application's.
+        // Listeners, since the handlers are the application's; capturing, so that they are called first. The
+        // application may release the lease when it hears that the transaction is over.
         for event in ["complete", "abort"] {
             // Cannot fail.
-            let _ = self.tx.add_event_listener_with_callback(event, listener);
+            let _ = self
+                .tx
+                .add_event_listener_with_callback_and_bool(event, listener, true);
         }
         let commits = Closure::<dyn FnMut()>::new({
             let this = Rc::clone(self);

@@ -138,6 +138,8 @@ test("a lease that began by a message is fenced before the store knows of it", a
           notes.get("count").onsuccess = ({ target }) => notes.put((target.result ?? 0) + 1, "count");
           await checked;
           if ((await over) !== "committed") throw new Error("aborted");
+          // Until then it has heard that the other one waits, and hands over by a message.
+          await new Promise((resolve) => setTimeout(resolve, 20));
           await lease.release();
         }
         return claims;
@@ -146,7 +148,7 @@ test("a lease that began by a message is fenced before the store knows of it", a
   );
   // How many it is depends on how fast an engine's messages are.
   const chromium = await pair[0].evaluate(() => navigator.userAgent.includes("Chrome"));
-  if (chromium) assert.ok(counts[0] + counts[1] > 10, `${counts} leases were claimed by a fence`);
+  if (chromium) assert.ok(counts[0] + counts[1] > 5, `${counts} leases were claimed by a fence`);
   assert.equal(await pair[0].evaluate(() => app.read(db, "count")), 60);
 });
 

@@ -15,7 +15,9 @@ use indexed_db_futures::transaction::Transaction;
 use js_sys::{Function, Reflect, Uint8Array};
 use tokio::sync::oneshot;
 use wasm_bindgen::prelude::*;
-use web_sys::{Event, IdbObjectStore, IdbRequest, IdbTransaction, IdbTransactionMode};
+use web_sys::{
+    DomException, Event, IdbObjectStore, IdbRequest, IdbTransaction, IdbTransactionMode,
+};
 
 use super::{Cause, IndexedDbError, IndexedDbStore, OBJECT_STORE, decode};
 use crate::CrossProcessStoreLockGuard;
@@ -266,8 +268,12 @@ impl Watch {
 
     fn end(&self) {
         if let Some(settle) = self.settle.take() {
-            let reason = self.tx.error().map(|error| Cause(error.into()));
-            let reason = reason.unwrap_or_else(|| Cause::new("the transaction was aborted"));
+            let aborted = "the transaction was aborted";
+            let reason = self
+                .tx
+                .error()
+                .or_else(|| DomException::new_with_message_and_name(aborted, "AbortError").ok());
+            let reason = reason.map_or_else(|| Cause::new(aborted), |error| Cause(error.into()));
             settle(Err(FenceError::Aborted(reason)));
         }
         let _ = Reflect::delete_property(&self.tx, &COMMIT.into());

@@ -2,8 +2,7 @@
 //!
 //! Where leases and data are kept in one store that has transactions, one transaction reads the record,
 //! lets [`rules::fence`](crate::rules::fence) decide, and writes the data, or is aborted. A store offers
-//! that with a [`Fencing`]; for IndexedDB it is
-//! [`store::indexed_db::fence`](crate::store::indexed_db).
+//! that by means of a [`Fencing`]; that of IndexedDB is in `store/indexed_db/fence.rs`.
 
 use std::any::Any;
 use std::sync::{Arc, Weak};

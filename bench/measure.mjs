@@ -28,6 +28,7 @@ export const FULL = {
   again: { ops: 200, ms: 1_000 },
   // The pause is three beats: nothing that lingers is left.
   cold: { ops: 8, ms: 3_000, gap: 150 },
+  fenced: { ops: 300, ms: 1_500 },
   contention: { tabs: [2, 4, 8], ms: 2_000 },
   idle: { ms: 10_000 },
 };
@@ -38,6 +39,7 @@ export const QUICK = {
   handOver: { ...FULL.handOver, count: 4 },
   again: { ops: 50, ms: 300 },
   cold: { ...FULL.cold, ops: 4 },
+  fenced: { ops: 60, ms: 400 },
   contention: { tabs: [2, 4], ms: 400 },
   idle: { ms: 2_000 },
 };
@@ -151,6 +153,14 @@ const SCENARIOS = {
       const lock = fresh("again");
       const { failed } = await tab.evaluate((options) => warmUp(options), { lock, ops: 5 });
       return failed ? { times: [], failed } : tab.evaluate((options) => again(options), { lock, ...options });
+    },
+  },
+
+  fenced: {
+    contenders: [SUBJECT],
+    async run(tabs, contender, options) {
+      const [tab] = await tabs.with(contender, 1);
+      return tab.evaluate((options) => fenced(options), { lock: fresh("fenced"), ...options });
     },
   },
 

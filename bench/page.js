@@ -198,6 +198,44 @@ async function contend({ lock, ms, startAt }) {
   });
 }
 
+/** One tab writes, by turns with the fence and without: the same transaction, of a get and a put. */
+async function fenced({ lock, ops, ms }) {
+  const log = { times: [], plain: [] };
+  const batch = async () => {
+    const { addLeaseStore, createLocks, LEASE_STORE } = await import("/js/index.js");
+    const db = await new Promise((resolve, reject) => {
+      const request = indexedDB.open("bench notes", 1);
+      request.onupgradeneeded = () => {
+        addLeaseStore(request.result);
+        request.result.createObjectStore("notes");
+      };
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+    const lease = await createLocks({ database: db }).acquire(lock);
+    const write = (fence) =>
+      new Promise((resolve, reject) => {
+        const begun = performance.now();
+        const tx = db.transaction(fence ? ["notes", LEASE_STORE] : "notes", "readwrite", { durability: "relaxed" });
+        if (fence) lease.fence(tx);
+        const notes = tx.objectStore("notes");
+        notes.get(lock).onsuccess = ({ target }) => notes.put({ count: (target.result?.count ?? 0) + 1 }, lock);
+        tx.oncomplete = () => resolve(performance.now() - begun);
+        tx.onabort = () => reject(tx.error ?? new Error("aborted"));
+      });
+    for (let n = 0; n < 10; n++) await write(n % 2 === 0);
+    const start = performance.now();
+    while (log.times.length < ops && (log.times.length < 3 || performance.now() - start < ms)) {
+      // Who goes first has the other's commit in its way.
+      for (const fence of Math.random() < 0.5 ? [true, false] : [false, true]) {
+        (fence ? log.times : log.plain).push(await write(fence));
+      }
+    }
+    await lease.release();
+  };
+  return attempt(log, () => within(ms + PATIENCE, batch(), "the batch"));
+}
+
 /** Takes the lock and keeps it. */
 async function keep({ lock }) {
   return attempt({}, async () => (window.kept = await acquire(lock)));
@@ -205,4 +243,4 @@ async function keep({ lock }) {
 
 if (query.has("count")) watchWrites(globalThis);
 if (query.get("contender")) contender = await load(query.get("contender"));
-Object.assign(window, { warmUp, pings, handOver, again, contend, keep, counter, ready: true });
+Object.assign(window, { warmUp, pings, handOver, again, contend, fenced, keep, counter, ready: true });

@@ -75,7 +75,7 @@ export function targetTable(targets) {
 /** The whole of bench/RESULTS.md. */
 export function results(run) {
   const { summary, versions, plan } = run;
-  const { handOver, again, cold, contention, idle, clock, targets } = summary;
+  const { handOver, again, cold, fenced, contention, idle, clock, targets } = summary;
   return `# How fast it is: results
 
 Written by \`npm run bench\`. ${machineLine(run)}.
@@ -113,6 +113,19 @@ The same with a pause of ${plan.cold.gap} ms before each, three heartbeats, so t
 
 ${timed(cold, [...LOCKS, BARE])}
 
+## Fenced transactions
+
+One tab that holds the lock reads and writes a record in one relaxed readwrite transaction: by turns with
+\`lease.fence(tx)\` at its head, and without. Ratio of the p50s: ${from(fenced.toPlain)}${fenced.failures.length > 0 ? ` (failed: ${fenced.failures[0]})` : ""}.
+
+${table(
+    ["ms", "p50", "p95", "p50 of each round", "samples"],
+    ["fenced", "plain"].map((name) => {
+      const { p50, p95, perRound, samples } = fenced[name];
+      return [name === "fenced" ? "**fenced**" : "the same, unfenced", digits(p50), digits(p95), `${digits(perRound.least)}–${digits(perRound.most)}`, samples];
+    }),
+  )}
+
 ## Contention
 
 For ${plan.contention.ms} ms every tab increments one counter in IndexedDB, again and again: acquire, read, write (two
@@ -147,7 +160,7 @@ ${table(
 
 /** What the README shows between its markers. */
 export function readmeTable(run) {
-  const { handOver, again, cold, contention, idle } = run.summary;
+  const { handOver, again, cold, fenced, contention, idle } = run.summary;
   const sizes = Object.keys(contention);
   const of = (scenario, name) => digits(scenario[name]?.p50);
   const names = { [HOP]: "*one BroadcastChannel message*", [BARE]: "*one IndexedDB transaction*" };
@@ -164,6 +177,8 @@ export function readmeTable(run) {
       ];
     }),
   )}
+
+A fenced transaction takes ${digits(fenced.toPlain.median)} times as long as the same one unfenced.
 
 ${machineLine(run)}.`;
 }

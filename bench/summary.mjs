@@ -42,6 +42,21 @@ function timed(rounds, scenario, contenders) {
 const ratio = (rounds, scenario, name, other) =>
   spread(rounds.map((round) => median(round[scenario][name].times) / median(round[scenario][other].times)));
 
+/** The same transaction with and without the fence, by turns. */
+function fenced(rounds) {
+  const batches = rounds.map((round) => round.fenced[SUBJECT]);
+  const of = (key) => {
+    const times = batches.flatMap((batch) => batch[key]);
+    return { p50: median(times), p95: quantile(times, 0.95), samples: times.length, perRound: spread(batches.map((batch) => median(batch[key]))) };
+  };
+  return {
+    fenced: of("times"),
+    plain: of("plain"),
+    toPlain: spread(batches.map(({ times, plain }) => median(times) / median(plain))),
+    failures: failures(batches),
+  };
+}
+
 function contended(rounds, count) {
   const batches = (name) => rounds.map((round) => round.contention[name][count]);
   return each(LOCKS, (name) => ({
@@ -70,7 +85,7 @@ function idled(rounds) {
 }
 
 /** What must be reached. `value` is a median over the rounds; `native`: the same of `navigator.locks`. */
-function targets({ rounds, contention, idle, ratios }) {
+function targets({ rounds, fenced, contention, idle, ratios }) {
   const list = [];
   const target = (what, { median, least, most }, most_, native) =>
     list.push({ what, value: median, least, most, must: `≤ ${most_}`, met: median <= most_, ...(native && { native: native.median }) });
@@ -78,6 +93,7 @@ function targets({ rounds, contention, idle, ratios }) {
   for (const peer of PEERS) target(`hand-over p50 / that of ${peer}`, ratio(rounds, "handOver", SUBJECT, peer), 1);
   target(`again p50 / that of ${NATIVE}`, ratios.again, 0.2);
   target("cold p50 / that of a bare transaction", ratios.cold, 1.5, ratio(rounds, "cold", NATIVE, BARE));
+  target("fenced transaction p50 / that of the same one unfenced", fenced.toPlain, 1.3);
   for (const [count, of] of Object.entries(contention)) {
     const { toNative, mostToLeast, longestInRounds } = of[SUBJECT];
     const { median, least, most } = toNative;
@@ -97,6 +113,7 @@ export function summarise({ rounds }) {
     handOver: timed(rounds, "handOver", [...LOCKS, HOP]),
     again: timed(rounds, "again", [...LOCKS, BARE]),
     cold: timed(rounds, "cold", [...LOCKS, BARE]),
+    fenced: fenced(rounds),
     contention: each(Object.keys(rounds[0].contention[SUBJECT]), (count) => contended(rounds, count)),
     idle: idled(rounds),
     ratios: {

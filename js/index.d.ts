@@ -35,12 +35,21 @@ export interface AcquireOptions extends TryOptions {
 }
 
 /**
+ * A transaction of IndexedDB: the platform's `IDBTransaction`, one of `idb`'s, or one of Dexie's (inside
+ * of `db.transaction(…)`).
+ */
+export type AnyTransaction = IDBTransaction | { readonly mode: IDBTransactionMode; abort(): void };
+
+/** An open database: the platform's `IDBDatabase`, one of `idb`'s, or a Dexie that is open. */
+export type AnyDatabase = IDBDatabase | { readonly name: string; close(...options: never[]): void };
+
+/**
  * A held lock. It stays held, renewed by a heartbeat, until it is released, lost, or
  * garbage-collected (which releases it and warns on the console). Callers in one tab share the
  * lock, unless they ask for `scope: "request"`: each has a lease of its own, and the lock is free when
  * the last one is released.
  */
-export interface Lease {
+export interface Lease<Transaction = IDBTransaction> {
   /** The name that was asked for. */
   readonly name: string;
   /**
@@ -59,6 +68,52 @@ export interface Lease {
    * written from then on. Releasing does not abort it.
    */
   readonly signal: AbortSignal;
+  /**
+   * Fences a readwrite transaction of the database that this lease is in (see {@link LocksSettings.database}),
+   * whose scope includes {@link LEASE_STORE}. Unless the lease is current when the transaction runs, the
+   * transaction aborts, with everything that was and will be asked of it: a tab that slept through its lease
+   * writes nothing.
+   *
+   * The check is a request of its own, and does not have to be waited for. A `commit()` waits for it.
+   *
+   * @returns a promise of the check, which may be ignored: the transaction and the `signal` tell as well.
+   * @throws {LeaseLostError} the lease is not current, and the signal is aborted with that. At once, if it is
+   * known to be lost or was released; else by the promise.
+   * @throws {TypeError} at once, before anything is queued: the transaction is of another database, does not
+   * include the lease store, is readonly, finished, or not active at the moment.
+   * @throws {StoreError} the lease record is damaged (`STORE_CORRUPT`); the transaction aborts.
+   * @throws the transaction's own error, by the promise, if it was aborted before it was checked.
+   * @example
+   * const tx = db.transaction(["notes", LEASE_STORE], "readwrite");
+   * lease.fence(tx);
+   * tx.objectStore("notes").put(text, key); // committed if the lease is current, else not
+   */
+  fence(transaction: AnyTransaction): Promise<void>;
+  /**
+   * Opens a transaction over these stores and the lease store, {@link fence | fences} it, and runs
+   * `callback` in it. Resolves with the callback's value once it is committed. A readonly one gives a
+   * consistent read under the lease.
+   *
+   * While the callback runs, await nothing but requests of the transaction, or it commits early. It is
+   * aborted if the callback throws. Nothing is retried. A transaction may take as long as `storeTimeoutMs`:
+   * see the README.
+   *
+   * @param callback gets the transaction as the database makes it: one of `idb`'s, if that opened it. (From
+   * Dexie, the platform's.)
+   * @throws {LeaseLostError} the lease is not current: nothing was written.
+   * @throws what the callback threw, or the transaction's own error: nothing was written.
+   * @throws {TypeError} the leases are not in a database of the app's.
+   * @example
+   * const count = await lease.transaction("notes", "readwrite", async (tx) => {
+   *   tx.objectStore("notes").put(text, key);
+   *   return result(tx.objectStore("notes").count()); // a promise of a request's result
+   * });
+   */
+  transaction<T>(
+    stores: string | Iterable<string>,
+    mode: "readonly" | "readwrite",
+    callback: (tx: Transaction) => T | PromiseLike<T>,
+  ): Promise<T>;
   /**
    * Releases the lease. Resolves when the next tab can have the lock: it was handed to the one that has
    * waited longest, or stays with this tab for a heartbeat, where taking it again costs nothing and
@@ -103,8 +158,13 @@ export interface LockManagerSnapshot {
 
 /** Settings for {@link createLocks}. */
 export interface LocksSettings {
-  /** The name of the IndexedDB database that holds the leases; created if missing. Default: `"tab-lease"`. */
-  database?: string;
+  /**
+   * The database that holds the leases: the name of one of their own, which is created if missing (default:
+   * `"tab-lease"`), or an open one of the app's with a lease store in it (see {@link addLeaseStore}). Then
+   * `lease.fence` and `lease.transaction` work. The connection stays the app's: it is not closed here, its
+   * handlers are not touched, and once it is closed calls fail with `STORE_CLOSED`.
+   */
+  database?: string | AnyDatabase;
   /**
    * A name for this tab, for people who read {@link query}. Two tabs with one name are told apart
    * all the same. Default: `"tab"`.
@@ -126,18 +186,18 @@ export interface LocksSettings {
 }
 
 /** Locks with settings of their own. */
-export interface Locks {
+export interface Locks<Transaction = IDBTransaction> {
   /** See {@link acquire}. */
-  acquire(name: string, options?: AcquireOptions): Promise<Lease>;
+  acquire(name: string, options?: AcquireOptions): Promise<Lease<Transaction>>;
   /** See {@link tryAcquire}. */
-  tryAcquire(name: string, options?: TryOptions): Promise<Lease | null>;
+  tryAcquire(name: string, options?: TryOptions): Promise<Lease<Transaction> | null>;
   /** See {@link withLease}. */
-  withLease<T>(name: string, callback: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+  withLease<T>(name: string, callback: (lease: Lease<Transaction>) => T | PromiseLike<T>): Promise<T>;
   /** See {@link withLease}. */
   withLease<T>(
     name: string,
     options: AcquireOptions | undefined,
-    callback: (lease: Lease) => T | PromiseLike<T>,
+    callback: (lease: Lease<Transaction>) => T | PromiseLike<T>,
   ): Promise<T>;
   /** See {@link query}. */
   query(): Promise<LockManagerSnapshot>;
@@ -208,11 +268,24 @@ export function query(): Promise<LockManagerSnapshot>;
  * @example
  * const locks = createLocks({ leaseMs: 5_000, holder: "editor" });
  * const lease = await locks.acquire("document 7");
+ * @example
+ * const locks = createLocks<IDBPTransaction<Notes, string[], "readwrite">>({ database: await openDB<Notes>("app", 2, …) });
  */
-export function createLocks(settings?: LocksSettings): Locks;
+export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettings): Locks<Transaction>;
 
-/** The name of the object store that holds the leases. */
+/** The name of the object store that holds the leases: for the scope of transactions that are to be fenced. */
 export const LEASE_STORE: "leases";
+
+/**
+ * Adds the lease store to a database of the app's, in its upgrade (`onupgradeneeded`, or the `upgrade` of
+ * `idb`). Does nothing if it is there. For Dexie, name it in the schema instead:
+ * `db.version(2).stores({ notes: "++id", [LEASE_STORE]: "" })`.
+ *
+ * @throws {TypeError} it is not a database that is being upgraded.
+ * @example
+ * request.onupgradeneeded = () => addLeaseStore(request.result);
+ */
+export function addLeaseStore(database: AnyDatabase): void;
 
 /** The lock was not to be had within the caller's `timeout`. Nothing is held. */
 export class TimeoutError extends Error {
@@ -229,9 +302,17 @@ export class LeaseLostError extends Error {
    * - `LEASE_STORE_FAILED`: IndexedDB failed for longer than the lease;
    * - `LEASE_SUSPENDED`: this page was frozen, or left for the back-forward cache; it let go before;
    * - `LEASE_STORE_CLOSED`: the database was deleted, or upgraded by another version of the app;
-   * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`.
+   * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`;
+   * - `LEASE_RELEASED`: it was released before; only of `fence` and `transaction`.
    */
-  readonly code: "LEASE_SUPERSEDED" | "LEASE_EXPIRED" | "LEASE_STORE_FAILED" | "LEASE_SUSPENDED" | "LEASE_STORE_CLOSED" | "LEASE_COLLECTED";
+  readonly code:
+    | "LEASE_SUPERSEDED"
+    | "LEASE_EXPIRED"
+    | "LEASE_STORE_FAILED"
+    | "LEASE_SUSPENDED"
+    | "LEASE_STORE_CLOSED"
+    | "LEASE_COLLECTED"
+    | "LEASE_RELEASED";
   /** The fencing token of the lost lease. */
   readonly token: number;
 }
@@ -243,6 +324,7 @@ export class StoreError extends Error {
    * - `STORE_UNAVAILABLE`: no IndexedDB here, or it is refused;
    * - `STORE_BLOCKED`: another tab keeps the database from being upgraded;
    * - `STORE_FOREIGN`: the database is somebody else's;
+   * - `STORE_CLOSED`: the database that was given to `createLocks` was closed;
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
    * - `STORE_FAILED`: opening, reading or writing failed;
@@ -252,6 +334,7 @@ export class StoreError extends Error {
     | "STORE_UNAVAILABLE"
     | "STORE_BLOCKED"
     | "STORE_FOREIGN"
+    | "STORE_CLOSED"
     | "STORE_STALLED"
     | "STORE_CORRUPT"
     | "STORE_FAILED"

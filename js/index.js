@@ -8,6 +8,19 @@ import init, { RawLocks } from "../pkg/tab_lease.js";
 /** The name of the object store that holds the leases. */
 export const LEASE_STORE = "leases";
 
+/**
+ * Adds the lease store to a database of the app's, inside its upgrade handler. Does nothing if it is there.
+ */
+export function addLeaseStore(database) {
+  if (typeof database?.createObjectStore !== "function") throw bad(TypeError, "addLeaseStore needs an IDBDatabase");
+  if (database.objectStoreNames.contains(LEASE_STORE)) return;
+  try {
+    database.createObjectStore(LEASE_STORE);
+  } catch (cause) {
+    throw bad(TypeError, "addLeaseStore must be called in the upgrade of the database, while that runs", { cause });
+  }
+}
+
 /** The defaults of {@link createLocks}, durations in ms. */
 const DEFAULTS = { database: "tab-lease", holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
 const MAX_LEASE_MS = 600_000;
@@ -49,6 +62,7 @@ const LOSSES = {
   LEASE_SUSPENDED: "this page was frozen, or left and kept for the way back; it let go before",
   LEASE_STORE_CLOSED: "the lease database was deleted, or upgraded by another version of the app",
   LEASE_COLLECTED: "it was garbage-collected without having been released",
+  LEASE_RELEASED: "it was released before",
 };
 
 const FAILURES = {
@@ -56,6 +70,7 @@ const FAILURES = {
   STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, or a sandboxed frame)",
   STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
   STORE_FOREIGN: "the database exists and holds other object stores, but no leases; choose another database name",
+  STORE_CLOSED: "the database that was given to createLocks is closed; make new locks with an open one",
   STORE_STALLED: "IndexedDB did not answer in time; another tab may be blocking the database",
   STORE_CORRUPT: "the stored lease record is damaged or not tab-lease's, and was left as it is",
   STORE_FAILED: "IndexedDB failed",
@@ -77,7 +92,7 @@ const quoted = (name) => JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}
 
 // ---- arguments -------------------------------------------------------------------------------
 
-const bad = (Kind, message) => Object.assign(new Kind(message), { code: "BAD_ARGUMENT" });
+const bad = (Kind, message, options) => Object.assign(new Kind(message, options), { code: "BAD_ARGUMENT" });
 
 function checkText(value, what) {
   if (typeof value !== "string") throw bad(TypeError, `${what} must be a string`);
@@ -111,6 +126,44 @@ function checkOptions(options, known) {
   return { timeout, signal, scope };
 }
 
+/**
+ * The platform's object behind what a wrapper hands out (`idb`'s proxies call a method on the object
+ * that they stand for), or the object itself.
+ */
+function unwrapped(object) {
+  // Theirs is a function of the wrapper's.
+  if (object.addEventListener === EventTarget.prototype.addEventListener) return object;
+  const key = Symbol("tab-lease");
+  let found;
+  object[key] = function () {
+    found = this;
+  };
+  object[key]();
+  delete object[key];
+  return found;
+}
+
+/** The IDBTransaction that is meant: one as it is, one of `idb`'s, or one of Dexie's. */
+function checkTransaction(given) {
+  const transaction = given?.idbtrans ?? given;
+  if (transaction instanceof globalThis.IDBTransaction) return unwrapped(transaction);
+  throw bad(TypeError, "fence needs an IDBTransaction, or one of idb's or Dexie's, that has begun");
+}
+
+/** The name of a database, or one of the app's, with the connection that is used and what the app calls it. */
+function checkDatabase(given) {
+  if (typeof given === "string") return { database: checkText(given, "database") };
+  const app = typeof given?.backendDB === "function" ? given.backendDB() : given;
+  if (!(app instanceof globalThis.IDBDatabase)) {
+    throw bad(TypeError, "database must be a name or an open IDBDatabase, or one of idb's or Dexie's");
+  }
+  const connection = unwrapped(app);
+  if (!connection.objectStoreNames.contains(LEASE_STORE)) {
+    throw bad(TypeError, `the database ${quoted(connection.name)} has no store "${LEASE_STORE}": call addLeaseStore in its upgrade`);
+  }
+  return { database: connection.name, connection, app };
+}
+
 function checkSettings(settings) {
   const known = ["database", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs"];
   const given = checkKeys(settings, known, "settings");
@@ -120,7 +173,7 @@ function checkSettings(settings) {
   const heartbeatMs = Math.round(checkMs(given.heartbeatMs ?? Math.max(leaseMs / 10, 1), "heartbeatMs", 1, MAX_LEASE_MS));
   if (heartbeatMs >= leaseMs) throw bad(RangeError, `heartbeatMs (${heartbeatMs}) must be below leaseMs (${leaseMs})`);
   return {
-    database: checkText(pick("database"), "database"),
+    ...checkDatabase(pick("database")),
     holder: checkText(pick("holder"), "holder"),
     leaseMs,
     heartbeatMs,
@@ -210,13 +263,15 @@ function asked(signal, look) {
 class Lease {
   #name;
   #raw;
+  #app;
   #controller = new AbortController();
   #held;
   #released;
 
-  constructor(name, raw) {
+  constructor(name, raw, app) {
     this.#name = name;
     this.#raw = raw;
+    this.#app = app;
     // Nothing that outlives this object may refer to it, or it would never be collected.
     const controller = this.#controller;
     const held = (this.#held = { name, raw, controller });
@@ -247,6 +302,79 @@ class Lease {
     return this.#controller.signal;
   }
 
+  fence(transaction) {
+    this.#check();
+    const checked = this.#fence(checkTransaction(transaction), false);
+    // Whoever does not look hears of it from the transaction, and from the signal.
+    checked.catch(() => {});
+    return checked;
+  }
+
+  async transaction(stores, mode, callback) {
+    if (mode !== "readonly" && mode !== "readwrite") throw bad(TypeError, 'mode must be "readonly" or "readwrite"');
+    if (typeof callback !== "function") throw bad(TypeError, "transaction needs a callback, as its last argument");
+    if (!this.#app) throw bad(TypeError, "the leases are not in a database of yours: see createLocks({ database: db })");
+    this.#check();
+    const transaction = this.#app.transaction([...[stores].flat(), LEASE_STORE], mode);
+    const raw = unwrapped(transaction);
+    // Of what idb promises beside; it is told here.
+    transaction.done?.catch(() => {});
+    const over = new Promise((resolve, reject) => {
+      raw.addEventListener("complete", resolve);
+      raw.addEventListener("abort", () => reject(raw.error ?? new DOMException("the transaction was aborted", "AbortError")));
+    });
+    const undo = () => {
+      try {
+        raw.abort();
+      } catch {
+        // It is over.
+      }
+    };
+    try {
+      const checked = this.#fence(raw, mode === "readonly");
+      const run = (async () => callback(transaction))();
+      run.catch(undo);
+      // What fails first is the reason.
+      const [value] = await Promise.all([run, checked, over]);
+      return value;
+    } catch (error) {
+      undo();
+      over.catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Throws if the lease is known to be over. */
+  #check() {
+    this.signal.throwIfAborted();
+    if (this.#released) throw lost(this.#name, this.token, "LEASE_RELEASED");
+  }
+
+  /** Fences a transaction of the platform's; resolves when the check has passed. */
+  #fence(transaction, reads) {
+    let settle;
+    const checked = new Promise((resolve, reject) => {
+      settle = (failure) => (failure ? reject(this.#failed(failure)) : resolve());
+    });
+    try {
+      this.#raw.fence(transaction, reads, settle);
+    } catch (failure) {
+      throw this.#failed(failure);
+    }
+    return checked;
+  }
+
+  /** Makes the documented error of why a transaction was not fenced. */
+  #failed(failure) {
+    const { code, detail, cause } = failure;
+    if (code === "UNFIT") return bad(TypeError, `the transaction cannot be fenced: ${detail}`);
+    if (code === "ABORTED") return cause;
+    if (!(code in LOSSES)) return failed(this.#name, undefined, failure);
+    // Now, not when the loss gets here by its own way.
+    this.#controller.abort(lost(this.#name, this.token, code));
+    return this.#controller.signal.reason;
+  }
+
   release() {
     collected.unregister(this.#held);
     this.#released ??= this.#raw.release();
@@ -273,8 +401,11 @@ class Locks {
   async #open(signal, ms, late) {
     if (this.#raw) return this.#raw;
     await bounded(load(), signal, ms, late);
-    const { database, holder, leaseMs, heartbeatMs, storeTimeoutMs } = this.#settings;
-    this.#raw ??= new RawLocks(database, holder, leaseMs, heartbeatMs, storeTimeoutMs);
+    const { database, connection, holder, leaseMs, heartbeatMs, storeTimeoutMs } = this.#settings;
+    if (!this.#raw) {
+      const raw = new RawLocks(database, holder, leaseMs, heartbeatMs, storeTimeoutMs);
+      this.#raw = connection ? raw.over(connection) : raw;
+    }
     return this.#raw;
   }
 
@@ -302,7 +433,7 @@ class Locks {
       lock = this.#lock(raw, name);
       if (scope === "request") lock = lock.apart();
       const held = await lock.acquire(left, cancelled);
-      if (held && !signal?.aborted) return new Lease(name, held);
+      if (held && !signal?.aborted) return new Lease(name, held, this.#settings.app);
       // Granted and cancelled in one breath: the caller hears of the cancellation, so it is given back.
       await held?.release();
       throw signal.reason;

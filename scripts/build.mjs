@@ -11,9 +11,10 @@ const SHIPPED = ["pkg/tab_lease_bg.wasm", "pkg/tab_lease.js", "js/index.js"];
 
 /**
  * The most that all of it may weigh, brotli-compressed, in bytes. Eleven thousand of it are the one-hop
- * hand-over, beacons and idle leases.
+ * hand-over, beacons and idle leases; six thousand are fenced transactions: their check and its wiring,
+ * renewals that queue behind them, and the JavaScript around it.
  */
-const BUDGET = 76_000;
+const BUDGET = 82_000;
 
 const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : []);
 

@@ -2,12 +2,13 @@
 //! resolves when it is gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::error::{LeaseLost, LossReason};
+use crate::fence::Fences;
 use crate::participant::Holding;
 use crate::platform::{Clock, sleep_until};
 
@@ -27,9 +28,10 @@ pub(crate) enum Phase {
 ///
 /// The number of guards grows only under the lock's state mutex, where the heartbeat also decides
 /// to release; so a lease that is being released is never shared again.
-#[derive(Debug)]
 pub(crate) struct Tenure {
     pub(crate) token: u64,
+    /// For fenced transactions.
+    pub(crate) lock: Weak<dyn Fences>,
     /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
     /// taken again, while it lingers, nobody else can have had it.
     dirty: AtomicBool,
@@ -49,12 +51,29 @@ pub(crate) struct Tenure {
     pub(crate) stirred: Notify,
     /// Who waits is not known any more: the next beat is due now.
     outdated: AtomicBool,
+    /// The heartbeat waits for the answer to a renewal.
+    pub(crate) renewing: AtomicBool,
+}
+
+impl std::fmt::Debug for Tenure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tenure")
+            .field("token", &self.token)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tenure {
-    pub(crate) fn new(holding: Holding, good_until: Duration, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(
+        holding: Holding,
+        good_until: Duration,
+        clock: Clock,
+        lock: Weak<dyn Fences>,
+    ) -> Arc<Self> {
         let tenure = Self {
             token: holding.token,
+            lock,
             dirty: AtomicBool::new(holding.dirty),
             told: AtomicBool::new(false),
             clock,
@@ -65,8 +84,13 @@ impl Tenure {
             ended: Notify::new(),
             stirred: Notify::new(),
             outdated: AtomicBool::new(false),
+            renewing: AtomicBool::new(false),
         };
         tenure.extend(good_until);
+        #[allow(
+            clippy::arc_with_non_send_sync,
+            reason = "it is both, where there are threads"
+        )]
         Arc::new(tenure)
     }
 
@@ -155,6 +179,10 @@ pub struct CrossProcessStoreLockGuard {
 }
 
 impl CrossProcessStoreLockGuard {
+    pub(crate) fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
+    }
+
     /// The fencing token: a number below 2⁵³ that grows at every change of hands. Store it beside
     /// what you write, and refuse writes with a lower one.
     #[must_use]

@@ -8,10 +8,14 @@
 //!
 //! Beside it [`watch`] tells of a lease that ran out unseen, where the platform has a way to be first.
 //!
+//! While a fenced transaction holds the store up, renewals are sent though the ones before have not been
+//! answered: see [`Participant::due`](crate::participant::Participant::due).
+//!
 //! A lease without guards lingers for a beat, if nobody wants it. Lingering is holding: the loop is the
 //! same.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,7 +23,7 @@ use crate::error::LossReason;
 use crate::guard::{Phase, Tenure};
 use crate::lock::Shared;
 use crate::participant::{Due, Release, Renewed};
-use crate::platform::{sleep_until, step_back, urgent_sleep_until};
+use crate::platform::{Spawner, sleep_until, step_back, urgent_sleep_until};
 use crate::rules::Command;
 use crate::store::BackingStore;
 use crate::wake::Message;
@@ -137,7 +141,13 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         };
         let answer = {
             let mut renewed = pin!(shared.store.apply(&shared.key, renewal.clone()));
+            let mut behind = sent;
+            tenure.renewing.store(true, Ordering::Release);
             loop {
+                // While a fenced transaction holds the store up, renewals queue behind it.
+                let fenced = shared.state().participant.is_fenced();
+                let pace = beat.max(Duration::from_millis(shared.config.lease_ms.into()) / 4);
+                let look = if fenced { behind + pace } else { Duration::MAX };
                 tokio::select! {
                     biased;
                     () = &mut closing => return closed(shared, tenure),
@@ -150,19 +160,28 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                             break None;
                         }
                     }
-                    () = sleep_until(shared.clock, tenure.good_until()) => {
-                        shared.state().store_failed = true;
-                        break None;
+                    () = sleep_until(shared.clock, look.min(tenure.good_until())) => {
+                        let now = shared.clock.now();
+                        if now >= tenure.good_until() {
+                            shared.state().store_failed = true;
+                            break None;
+                        }
+                        if now >= look {
+                            behind = now;
+                            renew_behind(shared, tenure, now);
+                        }
                     }
                 }
             }
         };
+        tenure.renewing.store(false, Ordering::Release);
         let outcome = match answer {
             Some(Ok(outcome)) => outcome,
             Some(Err(error)) => {
                 // There is time for another try while the lease is good.
                 tracing::warn!(key = shared.key, %error, "renewal failed");
                 shared.state().store_failed = true;
+                renewal_failed(shared, tenure);
                 next = next.min(sent + beat).max(shared.clock.now());
                 continue;
             }
@@ -221,5 +240,47 @@ pub(crate) async fn watch<S: BackingStore>(shared: Weak<Shared<S>>) {
             let now = shared.clock.now();
             shared.state().expire(&shared, now);
         }
+    }
+}
+
+/// Renews, though the last renewal has not been answered: a fenced transaction holds the store up. What
+/// comes of it is heard in a task of its own.
+fn renew_behind<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>, sent: Duration) {
+    let renewal = {
+        let mut state = shared.state();
+        if !state.is_present(tenure) {
+            return;
+        }
+        let Some(Due::Renew(renewal)) = state.due(sent, shared.is_lit()) else {
+            return;
+        };
+        state.extend();
+        renewal
+    };
+    let (shared, tenure) = (Arc::clone(shared), Arc::clone(tenure));
+    Spawner::current().spawn(async move {
+        let Ok(outcome) = shared.store.apply(&shared.key, renewal.clone()).await else {
+            return renewal_failed(&shared, &tenure);
+        };
+        let mut state = shared.state();
+        let (participant, mut past) = state.participant();
+        let renewed = participant.renewed(&mut past, &renewal, sent, shared.clock.now(), &outcome);
+        drop(past);
+        match renewed {
+            Renewed::Until(_) => state.extend(),
+            Renewed::Late(quit) => shared.lose(&mut state, LossReason::Expired, quit),
+            Renewed::Lost(quit) => shared.lose(&mut state, LossReason::Superseded, quit),
+            Renewed::Stale => {}
+        }
+    });
+}
+
+/// The lease is good for no longer than what was answered says.
+fn renewal_failed<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) {
+    let mut state = shared.state();
+    if state.is_present(tenure) {
+        state.participant.renewal_failed();
+        state.extend();
+        tenure.stirred.notify_one();
     }
 }

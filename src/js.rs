@@ -10,13 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use js_sys::{Array, Object, Promise, Reflect};
+use js_sys::{Array, Function, Object, Promise, Reflect};
 use tokio::sync::Notify;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use web_sys::{IdbDatabase, IdbTransaction};
 
 use crate::rules::{Mode, Requester};
-use crate::store::indexed_db::{Cause, IndexedDbError};
+use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, database, fence};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
     IndexedDbStore, Lifecycle, Liveness, LockError, LossReason, Wake,
@@ -62,6 +63,18 @@ impl RawLocks {
             wake: Wake::channel(&["tab-lease:", database].concat()),
             holder,
             config,
+        }
+    }
+
+    /// The same, with the leases in a database of the application's. It has a lease store: that was
+    /// checked.
+    pub fn over(self, db: IdbDatabase) -> RawLocks {
+        match IndexedDbStore::over(database(db)) {
+            Ok(store) => Self {
+                store: store.with_timeout(self.store.timeout()),
+                ..self
+            },
+            Err(_) => self,
         }
     }
 
@@ -179,15 +192,23 @@ impl RawLease {
                 lost = lost => lost,
                 () = released.notified() => return std::future::pending().await,
             };
-            let code = match lost.reason {
-                LossReason::Superseded => "LEASE_SUPERSEDED",
-                LossReason::Expired => "LEASE_EXPIRED",
-                LossReason::StoreFailed => "LEASE_STORE_FAILED",
-                LossReason::Suspended => "LEASE_SUSPENDED",
-                LossReason::StoreClosed => "LEASE_STORE_CLOSED",
-            };
-            Ok(failure(code, None, None))
+            Ok(failure(code_of(lost.reason), None, None))
         })
+    }
+
+    /// Fences a transaction: a readwrite one, unless `reads` says that it need not be. Throws
+    /// `{ code, … }`, or calls `settle` with it, or with nothing once the check has passed.
+    pub fn fence(&self, tx: &IdbTransaction, reads: bool, settle: Function) -> Result<(), JsValue> {
+        let guard = self.guard.borrow();
+        // Released ones do not get here.
+        let guard = guard.as_ref().ok_or(JsValue::UNDEFINED)?;
+        let access = if reads { Access::Read } else { Access::Write };
+        let settle = Box::new(move |checked: Result<(), FenceError>| {
+            let failure = checked.err().map(refused);
+            // It does not throw.
+            let _ = settle.call1(&JsValue::UNDEFINED, &failure.into());
+        });
+        fence(guard, tx, access, settle).map_err(refused)
     }
 
     /// Releases; resolves when the next one can have the lock. A second call does nothing.
@@ -203,6 +224,25 @@ impl RawLease {
     }
 }
 
+fn code_of(loss: LossReason) -> &'static str {
+    match loss {
+        LossReason::Superseded => "LEASE_SUPERSEDED",
+        LossReason::Expired => "LEASE_EXPIRED",
+        LossReason::StoreFailed => "LEASE_STORE_FAILED",
+        LossReason::Suspended => "LEASE_SUSPENDED",
+        LossReason::StoreClosed => "LEASE_STORE_CLOSED",
+    }
+}
+
+fn refused(error: FenceError) -> JsValue {
+    match error {
+        FenceError::Lost(lost) => failure(code_of(lost.reason), None, None),
+        FenceError::Unfit(why) => failure("UNFIT", Some(why), None),
+        FenceError::Aborted(Cause(cause)) => failure("ABORTED", None, Some(cause)),
+        FenceError::Store(error) => reject(LockError::Store(error)),
+    }
+}
+
 fn reject(error: Failure) -> JsValue {
     match error {
         LockError::Timeout => failure("TIMEOUT", None, None),
@@ -212,6 +252,7 @@ fn reject(error: Failure) -> JsValue {
             }
             IndexedDbError::Blocked => failure("STORE_BLOCKED", None, None),
             IndexedDbError::Foreign => failure("STORE_FOREIGN", None, None),
+            IndexedDbError::Closed => failure("STORE_CLOSED", None, None),
             IndexedDbError::Stalled => failure("STORE_STALLED", None, None),
             IndexedDbError::Corrupt(why) => failure("STORE_CORRUPT", Some(why), None),
             IndexedDbError::Failed(Cause(cause)) => failure("STORE_FAILED", None, Some(cause)),

@@ -12,6 +12,7 @@
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
 //! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
+//! - [`Fencing`]: transactions that a stale holder cannot commit.
 //! - [`Wake`]: messages between those who contend; a lock is handed over by one.
 //! - [`Liveness`]: beacons, which tell that a holder has ended.
 //! - [`Lifecycle`]: what happens to the page; hidden it asks for longer leases, stopped it lets go.
@@ -26,6 +27,7 @@
 
 mod config;
 mod error;
+mod fence;
 mod guard;
 mod heartbeat;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
@@ -44,6 +46,7 @@ pub use config::{
     LEASE_DURATION_MS, MAX_BACKOFF_MS,
 };
 pub use error::{ConfigError, LeaseLost, LockError, LossReason};
+pub use fence::Fencing;
 pub use guard::CrossProcessStoreLockGuard;
 pub use lifecycle::Lifecycle;
 pub use liveness::{Beacon, Liveness};

@@ -17,6 +17,7 @@
 //!   one to go ([`Asking`]) sends the quit; what that quit cannot mend, because it is late or lost,
 //!   the next take does (see [`Past`]).
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -26,6 +27,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::error::{ConfigError, LockError, LossReason};
+use crate::fence::Fences;
 use crate::guard::{CrossProcessStoreLockGuard, Phase, Tenure};
 use crate::heartbeat;
 use crate::lifecycle::{Lifecycle, Live};
@@ -34,7 +36,7 @@ use crate::participant::{
     Ask, Due, Grant, Heard, Holding, Lens, Participant, Past, Release, Taken, Wanted,
 };
 use crate::platform::{self, BoxFuture, Clock, Spawner, sleep, sleep_until};
-use crate::rules::{Command, Outcome, Requester, Take};
+use crate::rules::{Command, Fence, Outcome, Requester, Take};
 use crate::store::BackingStore;
 use crate::wake::{Listen, Message, Wake};
 
@@ -686,7 +688,7 @@ impl<S: BackingStore> Shared<S> {
     /// A tenure begins: its heartbeat starts, and the callers that wait are given guards.
     fn begin(self: &Arc<Self>, state: &mut State, holding: Holding) {
         let good_until = state.participant.good_until().unwrap_or_default();
-        let tenure = Tenure::new(holding, good_until, self.clock);
+        let tenure = Tenure::new(holding, good_until, self.clock, self.this.clone());
         tracing::debug!(key = self.key, token = holding.token, "lock acquired");
         state.reserved = Some(tenure.guard());
         state.tenure = Some(Arc::clone(&tenure));
@@ -699,7 +701,7 @@ impl<S: BackingStore> Shared<S> {
     }
 
     /// The lease is lost: the guards are told at once, the store in its time.
-    fn lose(self: &Arc<Self>, state: &mut State, reason: LossReason, quit: Command) {
+    pub(crate) fn lose(self: &Arc<Self>, state: &mut State, reason: LossReason, quit: Command) {
         state.lose(reason);
         self.send_quit(quit);
     }
@@ -781,6 +783,62 @@ impl<S: BackingStore> Shared<S> {
     /// Callers that wait for the lock look again.
     pub(crate) fn wake(&self) {
         self.changed.notify_waiters();
+    }
+}
+
+impl<S: BackingStore> Fences for Shared<S> {
+    fn begin_fence(&self, tenure: &Arc<Tenure>) -> Option<Fence> {
+        let shared = self.this.upgrade()?;
+        let now = self.clock.now();
+        let mut state = self.state();
+        if !state.is_present(tenure) {
+            return None;
+        }
+        let (beacon, wall) = (self.is_lit(), platform::wall_ms());
+        let lease = state.participant.fence(now, beacon, wall);
+        if lease.is_none() {
+            // It has run out, and its heartbeat had no chance to say so.
+            let (participant, mut past) = state.participant();
+            let quit = participant.end(&mut past);
+            drop(past);
+            if let Some(quit) = quit {
+                shared.lose(&mut state, LossReason::Expired, quit);
+            }
+        }
+        lease
+    }
+
+    fn fence_passed(&self, lease: &Fence) {
+        let mut state = self.state();
+        state.participant.fence_passed(lease);
+        if let Some(tenure) = &state.tenure
+            && tenure.renewing.load(Ordering::Acquire)
+        {
+            // That renewal waits behind it, and so do the ones that are to come.
+            tenure.stirred.notify_one();
+        }
+    }
+
+    fn fence_refused(&self, lease: &Fence) {
+        let mut state = self.state();
+        let (participant, mut past) = state.participant();
+        let quit = participant.fence_refused(&mut past, lease);
+        drop(past);
+        if let (Some(quit), Some(shared)) = (quit, self.this.upgrade()) {
+            shared.lose(&mut state, LossReason::Superseded, quit);
+        }
+    }
+
+    fn fence_over(&self, lease: &Fence, passed: bool) {
+        self.state().participant.fence_over(lease, passed);
+    }
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn store(&self) -> &dyn Any {
+        &self.store
     }
 }
 

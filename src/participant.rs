@@ -43,12 +43,24 @@
 //!
 //! Else the release is a [`Release::Quit`], by which the store grants the lock to the head of the
 //! queue; the message that follows lets the head start before it has asked.
+//!
+//! # Fenced transactions
+//!
+//! A fenced transaction ([`Participant::fence`]) holds the store up for as long as it runs: for this tab's
+//! renewals, and for everybody else's takeovers. A renewal that was sent while the lease was good was
+//! sent before anybody could send a takeover, since an observer first watches a whole lease go by; and a
+//! store that has transactions runs them in the order in which they were sent. So while a fenced
+//! transaction is open, whose check has passed, the lease is good for its length from when the latest
+//! renewal was *sent*, answered or not. See [`Participant::due`]. If one of these renewals fails, that was
+//! a mistake, and what was answered counts again.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Command, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter};
+use crate::rules::{
+    Command, Fence, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter,
+};
 
 /// A point on the tab's own monotonic clock, from an origin of its own.
 pub type Now = Duration;
@@ -287,6 +299,12 @@ pub struct Participant {
     holding: Option<Holding>,
     /// Of a lease that started by a message: who gave it.
     giver: Option<Requester>,
+    /// While holding: fenced transactions that have begun and not ended …
+    fences: u32,
+    /// … those of them whose check has passed, so that they hold up the store …
+    open_fences: u32,
+    /// … and, since there was one, until when the renewal sent last makes the lease good.
+    sent_until: Option<Now>,
     /// While holding: the head of the queue.
     head: Option<Head>,
     /// While asking: what the record was last seen to say.
@@ -313,6 +331,9 @@ impl Participant {
             request: None,
             holding: None,
             giver: None,
+            fences: 0,
+            open_fences: 0,
+            sent_until: None,
             head: None,
             observation: None,
             grant: None,
@@ -325,13 +346,16 @@ impl Participant {
     /// see [`Participant::due`].
     #[must_use]
     pub fn holding(&self, now: Now) -> Option<Holding> {
-        self.holding.filter(|h| now + self.margin < h.until)
+        self.holding
+            .filter(|h| now + self.margin < self.sent_until.map_or(h.until, |u| u.max(h.until)))
     }
 
     /// When the lease held ceases to be good.
     #[must_use]
     pub fn good_until(&self) -> Option<Now> {
-        self.holding.map(|h| h.until.saturating_sub(self.margin))
+        let until = self.holding?.until;
+        let until = self.sent_until.map_or(until, |sent| sent.max(until));
+        Some(until.saturating_sub(self.margin))
     }
 
     /// The length last asked for of the lease held, if it is longer than usual, and so needs fewer
@@ -723,11 +747,15 @@ impl Participant {
         let who = self.requester(request.id);
         let idle = beacon && self.head.is_none();
         let len = self.len();
+        let held_up = self.is_held_up(now);
         let holding = self.holding.as_mut()?;
         if let Some(from) = self.giver.as_ref().filter(|_| !holding.confirmed) {
             // It may be shorter than what the giver went by.
             holding.until = holding.until.min(now + millis(len));
             holding.len = len;
+            if held_up {
+                self.sent_until = Some(now + millis(len));
+            }
             return Some(Due::Renew(Command::Claim {
                 who,
                 token: holding.token,
@@ -741,8 +769,12 @@ impl Participant {
         let len = if idle { len.max(twice) } else { len };
         if len < holding.len {
             holding.until = holding.until.min(now + millis(len));
+            self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
         }
         holding.len = len;
+        if held_up {
+            self.sent_until = Some(now + millis(len));
+        }
         Some(Due::Renew(Command::Renew {
             who,
             token: holding.token,
@@ -785,6 +817,91 @@ impl Participant {
             Outcome::Held(_) => self.end(past).map_or(Renewed::Stale, Renewed::Late),
             _ => self.end(past).map_or(Renewed::Stale, Renewed::Lost),
         }
+    }
+
+    /// A renewal or claim has failed, and may not have been applied: only what was answered counts.
+    pub fn renewal_failed(&mut self) {
+        self.sent_until = None;
+    }
+
+    /// A fenced transaction begins: what it has to check, if a lease is held. Each ends by a
+    /// [`Participant::fence_over`]. Until then, what follows is left to the store: see
+    /// [`Participant::release`].
+    ///
+    /// It may run before the claim of a lease that began by a message; then it writes that down itself.
+    pub fn fence(&mut self, now: Now, beacon: bool, wall: u64) -> Option<Fence> {
+        let Holding {
+            epoch,
+            token,
+            confirmed,
+            ..
+        } = self.holding(now)?;
+        let who = self.requester(self.request?.id);
+        let len = self.len();
+        self.fences += 1;
+        let giver = self.giver.as_ref().filter(|_| !confirmed);
+        let claim = giver.map(|from| Command::Claim {
+            who: who.clone(),
+            token,
+            from: from.clone(),
+            len,
+            beacon,
+            wall,
+        });
+        if let Some(holding) = self.holding.as_mut().filter(|_| claim.is_some()) {
+            // It may be shorter than what the giver went by.
+            holding.until = holding.until.min(now + millis(len));
+        }
+        Some(Fence {
+            who,
+            token,
+            epoch,
+            claim,
+        })
+    }
+
+    /// The check of a fenced transaction has passed. From now until it is over the store is held up.
+    pub fn fence_passed(&mut self, lease: &Fence) {
+        if self.is_of(lease) {
+            self.open_fences += 1;
+        }
+    }
+
+    /// It has not passed; the loss must be told. The command tells the store. Nothing, if that lease has
+    /// already ended here.
+    pub fn fence_refused(&mut self, past: &mut Past, lease: &Fence) -> Option<Command> {
+        if self.is_of(lease) {
+            self.end(past)
+        } else {
+            None
+        }
+    }
+
+    /// A fenced transaction was committed or aborted, after its check had passed, or not.
+    pub fn fence_over(&mut self, lease: &Fence, passed: bool) {
+        if self.is_of(lease) {
+            self.fences = self.fences.saturating_sub(1);
+            self.open_fences = self.open_fences.saturating_sub(passed.into());
+        }
+    }
+
+    /// Whether a fenced transaction of the lease held holds the store up.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.open_fences > 0
+    }
+
+    fn is_of(&self, lease: &Fence) -> bool {
+        self.is_asking(&lease.who)
+            && self.holding.map(|h| (h.epoch, h.token)) == Some((lease.epoch, lease.token))
+    }
+
+    /// Whether a renewal that is sent now counts from now. An eighth of the lease must be left: from
+    /// another process a takeover may reach the store sooner than what was sent just before it.
+    fn is_held_up(&self, now: Now) -> bool {
+        let len = self.holding.map_or(0, |holding| holding.len);
+        let in_time = self.holding(now + millis(len) / 8).is_some();
+        self.is_fenced() && in_time
     }
 
     /// The store has confirmed a lease of `len` ms that was asked for at `sent`.
@@ -851,9 +968,9 @@ impl Participant {
         head.is_some()
     }
 
-    /// Gives the lease up, if one is held. `by_store`: not by a message, because there are none, or
-    /// fenced transactions of it are not finished; the store orders a quit behind those, while a
-    /// delegation would overtake them.
+    /// Gives the lease up, if one is held. `by_store`: not by a message, because there are none. Nor is
+    /// it by a message while fenced transactions of it are not finished; the store orders a quit behind
+    /// those, while a delegation would overtake them.
     pub fn release(&mut self, past: &mut Past, now: Now, by_store: bool) -> Option<Release> {
         let release = self.delegate(past, now, by_store);
         release.or_else(|| self.end(past).map(Release::Quit))
@@ -866,6 +983,7 @@ impl Participant {
         // No longer than the receiver's own lease: the pass, or its claim, may write that down at once.
         let valid = holding.until.min(now + millis(head.len));
         let short = valid.saturating_sub(now) < millis(head.len) / 2;
+        let by_store = by_store || self.fences > 0;
         if !holding.confirmed || request.unanswered > 0 || by_store || short {
             return None;
         }
@@ -945,6 +1063,9 @@ impl Participant {
         self.request = None;
         self.holding = None;
         self.giver = None;
+        self.fences = 0;
+        self.open_fences = 0;
+        self.sent_until = None;
         self.head = None;
         self.grant = None;
         // What was observed still stands, for the next request to go on from; not the place in the

@@ -26,6 +26,9 @@
 //! | quit | its holder | held | free, or granted to the head of the queue, token grown |
 //! | quit | anybody else | anything | leaves the queue |
 //!
+//! A transaction of the application's that is to be part of a lease asks [`fence`] first, in a store
+//! that keeps leases and data in one database: nothing of it is committed unless the lease is current.
+//!
 //! The queue is first in, first out. Whoever is granted the lock there learns of it by a message
 //! or by its next take, which the record answers "yours"; until then nobody renews, so a head of the
 //! queue that is gone costs the others the length of one lease, or its beacon's word.
@@ -496,6 +499,63 @@ pub fn with_note(record: &Record, note: &Note) -> Record {
         Note::Ended => _ = leave(&mut seen, 2),
     }
     seen
+}
+
+/// A lease, as a fenced transaction names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// Who believes to hold.
+    pub who: Requester,
+    /// Under which token …
+    pub token: u64,
+    /// … of which incarnation of the record.
+    pub epoch: u64,
+    /// The [`Command::Claim`] of a lease that began by a message, in case that the record does not say
+    /// so yet.
+    pub claim: Option<Command>,
+}
+
+/// What [`fence`] answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Fenced {
+    /// The lease is current: the transaction may go on.
+    Current,
+    /// It is, and the same transaction may write down that it began.
+    Claimed(Record),
+    /// It is not: the transaction must be aborted.
+    Refused,
+}
+
+/// The check at the head of a fenced transaction, on the record as that transaction reads it. All of
+/// the lease must be the record's: a token alone may repeat after a deletion, and a tab may hold again
+/// by another request.
+///
+/// # Example
+///
+/// ```
+/// use tab_lease::rules::{Fence, Fenced, Requester, fence};
+///
+/// let who = Requester { tab: "a".to_owned(), request: 1 };
+/// let lease = Fence { who, token: 7, epoch: 1, claim: None };
+/// assert_eq!(fence(None, &lease), Fenced::Refused, "there is no such lease");
+/// ```
+#[must_use]
+pub fn fence(record: Option<&Record>, lease: &Fence) -> Fenced {
+    let Some(record) = record.filter(|record| record.epoch == lease.epoch) else {
+        return Fenced::Refused;
+    };
+    if record.token == lease.token && record.holder.as_ref() == Some(&lease.who) {
+        return Fenced::Current;
+    }
+    let claimed = lease.claim.as_ref().map(|claim| apply(Some(record), claim));
+    match claimed {
+        Some((Some(next), Outcome::Held(held)))
+            if held.token == lease.token && next.holder.as_ref() == Some(&lease.who) =>
+        {
+            Fenced::Claimed(next)
+        }
+        _ => Fenced::Refused,
+    }
 }
 
 fn take(record: &mut Option<Record>, take: &Take) -> Outcome {

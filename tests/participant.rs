@@ -8,8 +8,8 @@ use tab_lease::participant::{
     Ask, Due, Grant, Heard, Holding, Lens, Participant, Past, Release, Renewed, Taken, Want, Wanted,
 };
 use tab_lease::rules::{
-    self, Command, Granted, Held, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter,
-    Waiting,
+    self, Command, Fence, Granted, Held, Last, Mode, Outcome, Proof, Requester, Sighting, Take,
+    Waiter, Waiting,
 };
 
 const LEN: u32 = 500;
@@ -206,6 +206,11 @@ impl Tab {
 
     fn end(&mut self) -> Option<Command> {
         self.participant.end(&mut self.past)
+    }
+
+    fn fence(&mut self, now: Duration) -> Fence {
+        let fence = self.participant.fence(now, false, WALL);
+        fence.expect("it holds")
     }
 
     fn holds(&self, now: Duration) -> bool {
@@ -2614,4 +2619,106 @@ fn a_lease_within_the_tab_is_dirty_if_no_caller_was_told_of_the_one_before() {
         tab.look(ms(20), &under_token(10));
         assert_eq!(started(tab.granted(ms(30), &grant)).dirty, !told);
     }
+}
+
+// ---- Fenced transactions ----------------------------------------------------------------------
+
+#[test]
+fn a_fence_names_the_lease_and_claims_one_that_began_by_a_message() {
+    let mut tab = Tab::holding(ms(0));
+    let fence = tab.fence(ms(10));
+    assert_eq!(
+        fence,
+        Fence {
+            who: who("me", 1),
+            token: 10,
+            epoch: 1,
+            claim: None
+        }
+    );
+    assert_eq!(tab.participant.fence(ms(498), false, WALL), None, "over");
+    let fence = Tab::started().fence(ms(100));
+    assert!(fence.claim.is_some_and(|claim| is_claim(&claim)));
+}
+
+#[test]
+fn a_fenced_transaction_is_left_to_the_store_until_it_is_over() {
+    for passed in [true, false] {
+        let mut tab = Tab::wanted();
+        let fence = tab.fence(ms(10));
+        if passed {
+            tab.participant.fence_passed(&fence);
+        }
+        let mut later = Tab {
+            participant: tab.participant.clone(),
+            past: tab.past.clone(),
+            requests: 1,
+        };
+        assert_eq!(tab.release(ms(20)), Some(Release::Quit(quit(1))));
+        later.participant.fence_over(&fence, passed);
+        later.delegate(ms(20));
+    }
+}
+
+#[test]
+fn while_a_fence_holds_the_store_up_renewals_count_from_their_sending() {
+    let mut tab = Tab::holding(ms(0));
+    let fence = tab.fence(ms(0));
+    tab.renew(ms(50));
+    assert_eq!(tab.good_until(), ms(498), "its check may be far away");
+    tab.participant.fence_passed(&fence);
+    let behind = tab.renew(ms(150));
+    assert_eq!(tab.good_until(), ms(648));
+    tab.renew(ms(500));
+    assert!(tab.holds(ms(997)));
+    assert!(!tab.holds(ms(998)), "nobody renewed");
+    tab.participant.fence_over(&fence, true);
+    tab.renew(ms(600));
+    assert_eq!(tab.good_until(), ms(998), "nothing is held up any more");
+    let renewed = tab.renewed(&behind, ms(150), ms(610), &held(10));
+    assert_eq!(renewed, Renewed::Until(ms(998)));
+    let last = tab.renew(ms(620));
+    let renewed = tab.renewed(&last, ms(620), ms(630), &held(10));
+    assert_eq!(renewed, Renewed::Until(ms(1118)));
+}
+
+#[test]
+fn a_renewal_that_is_sent_too_late_does_not_count_from_its_sending() {
+    let mut tab = Tab::holding(ms(0));
+    let fence = tab.fence(ms(0));
+    tab.participant.fence_passed(&fence);
+    // A takeover may be sent from 500 ms on.
+    tab.renew(ms(450));
+    assert_eq!(tab.good_until(), ms(498));
+}
+
+#[test]
+fn a_renewal_behind_a_fence_that_fails_leaves_what_was_answered() {
+    let mut tab = Tab::holding(ms(0));
+    let fence = tab.fence(ms(0));
+    tab.participant.fence_passed(&fence);
+    tab.renew(ms(100));
+    tab.renew(ms(400));
+    assert!(tab.holds(ms(800)));
+    tab.participant.renewal_failed();
+    assert_eq!(tab.good_until(), ms(498));
+    assert_eq!(tab.due(ms(800)), Some(Due::Expired(quit(1))));
+}
+
+#[test]
+fn a_refused_fence_ends_the_lease_once() {
+    let mut tab = Tab::holding(ms(0));
+    let fence = tab.fence(ms(10));
+    let again = tab.fence(ms(10));
+    let refused = tab.participant.fence_refused(&mut tab.past, &fence);
+    assert_eq!(refused, Some(quit(1)));
+    assert!(!tab.holds(ms(20)));
+    assert_eq!(tab.participant.fence_refused(&mut tab.past, &again), None);
+    // Nor does what is left of it touch the next lease.
+    tab.begin(ms(30), &held(14));
+    tab.participant.fence_passed(&fence);
+    tab.participant.fence_over(&fence, true);
+    assert!(!tab.participant.is_fenced());
+    assert_eq!(tab.participant.fence_refused(&mut tab.past, &fence), None);
+    assert!(tab.holds(ms(40)));
 }

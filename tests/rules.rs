@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tab_lease::rules::{
-    self, Command, Corrupt, FORMAT, Fresh, Granted, Held, Last, MAX_LEASE_MS, Mode, Note, Outcome,
-    Proof, Record, Requester, Sighting, Take, Waiter, Waiting, apply,
+    self, Command, Corrupt, FORMAT, Fence, Fenced, Fresh, Granted, Held, Last, MAX_LEASE_MS, Mode,
+    Note, Outcome, Proof, Record, Requester, Sighting, Take, Waiter, Waiting, apply,
 };
 
 fn who(tab: &str, request: u64) -> Requester {
@@ -2105,4 +2105,111 @@ proptest! {
             prop_assert!(false, "a renewal was read as an end");
         }
     }
+}
+
+fn fence_of(record: Option<&Record>, lease: &Fence) -> Fenced {
+    tab_lease::rules::fence(record, lease)
+}
+
+/// Alice's lease of [`held`].
+fn alices() -> Fence {
+    Fence {
+        who: alice(),
+        token: 100,
+        epoch: 42,
+        claim: None,
+    }
+}
+
+#[test]
+fn a_fence_lets_through_what_the_record_names_in_every_part() {
+    let fence = |record: &Record| fence_of(Some(record), &alices());
+    assert_eq!(fence(&held()), Fenced::Current);
+    let others = [
+        Record {
+            token: 102,
+            ..held()
+        },
+        Record {
+            token: 99,
+            last: None,
+            ..held()
+        },
+        Record {
+            epoch: 43,
+            ..held()
+        },
+        Record {
+            holder: Some(who("alice", 9)),
+            ..held()
+        },
+        Record {
+            holder: Some(who("bob", 1)),
+            ..held()
+        },
+        free(),
+        handed_over(),
+        passed(),
+    ];
+    for other in others {
+        assert_eq!(fence(&other), Fenced::Refused, "{other:?}");
+    }
+    assert_eq!(fence_of(None, &alices()), Fenced::Refused);
+    // Renewals, and those who wait, are no reason.
+    assert_eq!(
+        fence(&Record {
+            count: 70,
+            ..held_alone()
+        }),
+        Fenced::Current
+    );
+}
+
+#[test]
+fn a_fence_claims_what_was_delegated_and_nothing_else() {
+    let bobs = Fence {
+        who: bob(),
+        token: 101,
+        epoch: 42,
+        claim: Some(Command::Claim {
+            who: bob(),
+            token: 101,
+            from: alice(),
+            len: 600,
+            beacon: true,
+            wall: 2_000_000,
+        }),
+    };
+    let Fenced::Claimed(claimed) = fence_of(Some(&held()), &bobs) else {
+        panic!("it was delegated");
+    };
+    assert_eq!((claimed.token, claimed.count), (101, 1));
+    assert_eq!(claimed.holder, Some(bob()));
+    assert!(claimed.check().is_ok());
+    assert_eq!(fence_of(Some(&claimed), &bobs), Fenced::Current);
+    assert_eq!(fence_of(Some(&passed()), &bobs), Fenced::Current);
+    for other in [
+        free(),
+        handed_over(),
+        Record {
+            holder: Some(carol()),
+            ..held()
+        },
+        Record {
+            token: 102,
+            ..held()
+        },
+        Record {
+            epoch: 43,
+            ..held()
+        },
+    ] {
+        assert_eq!(fence_of(Some(&other), &bobs), Fenced::Refused, "{other:?}");
+    }
+    // A claim of another lease than that.
+    let mistaken = Fence {
+        who: carol(),
+        ..bobs
+    };
+    assert_eq!(fence_of(Some(&held()), &mistaken), Fenced::Refused);
 }

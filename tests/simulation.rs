@@ -1,7 +1,7 @@
 //! The real lock code on the memory store, in thousands of random schedules: up to eight tabs and
 //! more that come after a crash, with stores that are late, fail and lose answers, messages that are
-//! late, lost and repeated, beacons that come on and go out late, tabs without either, tabs that
-//! freeze and crash, several lock objects in one tab, callers that give up, wall clocks that jump, and
+//! late, lost and repeated, beacons that come on and go out late, tabs without either, fenced
+//! transactions in every other schedule (in every sixteenth they hold up the store), tabs that freeze and crash, several lock objects in one tab, callers that give up, wall clocks that jump, and
 //! leases taken away by force.
 //!
 //! Everything follows from a seed, and time is virtual, so a failure can be looked at again:

@@ -3,6 +3,7 @@
 import { createLocks } from "../js/index.js";
 import { startCounter } from "./counter.js";
 import { $, badge, el, elapsed, nameElement, setText } from "./dom.js";
+import { startLate } from "./late.js";
 import { announce, answers, events, hello, hueOf, join, me, on } from "./tabs.js";
 import { drawLog, startTimeline } from "./timeline.js";
 
@@ -350,6 +351,7 @@ setPhase("idle");
 nameChanged();
 startTimeline(lockName);
 startCounter(locks);
+startLate();
 
 on("events", () => {
   drawLog(lockName());

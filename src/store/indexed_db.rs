@@ -1,6 +1,9 @@
 //! Leases in IndexedDB: one database, one object store, one short transaction per command.
 //!
-//! This is the only file that names IndexedDB. A command is one readwrite transaction of a get, a
+//! The database is one of the package's own, or the application's ([`IndexedDbStore::over`]), whose
+//! transactions can then be [fenced](CrossProcessStoreLockGuard::fence).
+//!
+//! Nothing else names IndexedDB. A command is one readwrite transaction of a get, a
 //! put and a commit that is awaited; between the get and the put nothing else is awaited, or the
 //! browser would commit early.
 //!
@@ -20,8 +23,13 @@
 //! before the holders here have been told, see [`BackingStore::closing`]), or a transaction failed. A command that failed is sent once more over a new connection, which is
 //! safe: see [`BackingStore::apply`].
 //!
+//! The application's own connection is used as it is: what closes or replaces it is the application's
+//! business, and a command on a closed one fails.
+//!
 //! Opening runs in a task of its own. A caller that gives up leaves no half-open connection behind,
 //! which would block everybody's upgrades for as long as nobody collects it.
+
+mod fence;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -41,12 +49,18 @@ use indexed_db_futures::transaction::{
 use js_sys::{Array, Uint8Array};
 use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
-use web_sys::{IdbDatabase, IdbTransaction};
+use web_sys::{EventTarget, IdbDatabase, IdbTransaction};
 
+#[cfg(doc)]
+use crate::CrossProcessStoreLockGuard;
 use crate::lifecycle::{Lifecycle, Live};
 use crate::platform::{BoxFuture, Spawner, sleep, step_back};
 use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
+
+pub use fence::FenceError;
+#[cfg(feature = "npm")]
+pub(crate) use fence::{Access, fence};
 
 /// The database that is used unless another is named.
 pub const DATABASE: &str = "tab-lease";
@@ -76,6 +90,10 @@ pub enum IndexedDbError {
         "the database has no lease store, but other object stores; choose another database name"
     )]
     Foreign,
+    /// The application has closed the connection that it gave to [`IndexedDbStore::over`], or the browser
+    /// has.
+    #[error("the database connection that the leases use was closed")]
+    Closed,
     /// No answer in time: another transaction, a pending deletion, or the browser itself holds the
     /// database up.
     #[error("IndexedDB did not answer in time; another tab may be blocking the database")]
@@ -95,6 +113,12 @@ pub struct Cause(pub JsValue);
 impl Cause {
     fn new(message: &str) -> Self {
         Self(js_sys::Error::new(message).into())
+    }
+
+    /// Whether this is what a closed connection says to a new transaction.
+    fn is_closed(&self) -> bool {
+        let name = js_sys::Reflect::get(&self.0, &"name".into());
+        name.is_ok_and(|name| name == "InvalidStateError")
     }
 }
 
@@ -130,8 +154,8 @@ enum Link {
 
 struct Connection {
     db: Database,
-    _on_versionchange: Closure<dyn FnMut()>,
-    _on_close: Closure<dyn FnMut()>,
+    /// What watches a connection of ours; nothing, if it is the application's.
+    own: Option<[Closure<dyn FnMut()>; 2]>,
 }
 
 impl Connection {
@@ -160,14 +184,16 @@ impl Connection {
             sys.set_onclose(Some(on_close.as_ref().unchecked_ref()));
             Self {
                 db,
-                _on_versionchange: on_versionchange,
-                _on_close: on_close,
+                own: Some([on_versionchange, on_close]),
             }
         })
     }
 
     /// The next command opens a new connection.
     fn forget(&self, link: &watch::Sender<Link>) {
+        if self.own.is_none() {
+            return;
+        }
         link.send_if_modified(|link| match link {
             Link::Open(open) if std::ptr::eq(&**open, self) => {
                 *link = Link::Closed;
@@ -180,6 +206,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if self.own.is_none() {
+            return;
+        }
         let sys = self.db.as_sys();
         sys.set_onversionchange(None);
         sys.set_onclose(None);
@@ -267,11 +296,51 @@ impl IndexedDbStore {
         }
     }
 
+    /// A store in a database of the application's, over its own open connection. It must have the object
+    /// store [`OBJECT_STORE`]: see [`add_lease_store`]. The connection stays the application's: whoever
+    /// closes it ends the leases.
+    ///
+    /// Transactions of this database can be [fenced](CrossProcessStoreLockGuard::fence).
+    ///
+    /// # Errors
+    ///
+    /// [`IndexedDbError::Foreign`], if there is no lease store.
+    pub fn over(db: Database) -> Result<Self, IndexedDbError> {
+        if !db.as_sys().object_store_names().contains(OBJECT_STORE) {
+            return Err(IndexedDbError::Foreign);
+        }
+        let store = Self::new(&db.name());
+        let shared = Arc::downgrade(&store.shared);
+        // Whether the application closes it or not: it may have been told first.
+        let closing = Closure::<dyn Fn()>::new(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.closings.send_modify(|closings| *closings += 1);
+            }
+        });
+        let closing = closing.into_js_value();
+        for event in ["versionchange", "close"] {
+            let sys: &EventTarget = db.as_sys();
+            let _ = sys.add_event_listener_with_callback(event, closing.unchecked_ref());
+        }
+        let connection = Connection { db, own: None };
+        store
+            .shared
+            .link
+            .send_replace(Link::Open(Rc::new(connection)));
+        Ok(store)
+    }
+
     /// The same store, with another limit than [`STORE_TIMEOUT_MS`] for how long a command may take.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// See [`IndexedDbStore::with_timeout`].
+    #[cfg(feature = "npm")]
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// All records, by key: for people and tools that want to see who holds. Records that cannot be
@@ -328,6 +397,11 @@ impl IndexedDbStore {
                     Err(IndexedDbError::Failed(_)) if again => {
                         again = false;
                         connection.forget(&self.shared.link);
+                    }
+                    Err(IndexedDbError::Failed(cause))
+                        if connection.own.is_none() && cause.is_closed() =>
+                    {
+                        return Err(IndexedDbError::Closed);
                     }
                     done => return done,
                 }
@@ -404,6 +478,37 @@ impl BackingStore for IndexedDbStore {
             }
         })
     }
+}
+
+/// Adds the lease store to a database of the application's, while that is being upgraded. Does nothing if
+/// it is there.
+///
+/// # Errors
+///
+/// [`IndexedDbError::Failed`], if the database is not being upgraded.
+pub fn add_lease_store(db: &Database) -> Result<(), IndexedDbError> {
+    let db = db.as_sys();
+    if db.object_store_names().contains(OBJECT_STORE) {
+        return Ok(());
+    }
+    let created = db.create_object_store(OBJECT_STORE);
+    created
+        .map(drop)
+        .map_err(|error| IndexedDbError::Failed(Cause(error)))
+}
+
+/// The library's view of a connection that was not opened by it, for which it has no constructor.
+#[cfg(feature = "npm")]
+pub(crate) fn database(db: IdbDatabase) -> Database {
+    use indexed_db_futures::internals::DbSys;
+
+    const { assert!(size_of::<Database>() == size_of::<DbSys>()) };
+    let sys = db.unchecked_into::<DbSys>();
+    // SAFETY: a `Database` is a struct of one field, a `DbSys`, and of the same size. That it is still
+    // that field shows below.
+    let database = unsafe { std::mem::transmute::<DbSys, Database>(sys.clone()) };
+    assert!(*database.as_sys() == sys, "another struct than expected");
+    database
 }
 
 /// Opens the database, creating what is missing.

@@ -12,6 +12,7 @@ const PLAN = {
   handOver: { count: 2, hold: { least: 10, spread: 10 } },
   again: { ops: 5, ms: 50 },
   cold: { ops: 3, ms: 50, gap: 60 },
+  fenced: { ops: 5, ms: 50 },
   contention: { tabs: [2], ms: 600 },
   idle: { ms: 500 },
 };
@@ -36,6 +37,8 @@ test("the benchmark measures every contender, and the locks lose no update", asy
       assert.ok(times.length >= 3 && times.every((time) => time >= 0), name);
     }
   }
+  const { failed, times, plain } = round.fenced[SUBJECT];
+  assert.deepEqual([failed, times.length === plain.length, times.length >= 3], [undefined, true, true], "fenced");
   // The peers may lose updates: their exclusion rests on timing. These two must not.
   for (const name of [SUBJECT, NATIVE]) {
     const { failed, errors, lost, sections } = round.contention[name][2];

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use indexed_db_futures::database::Database;
+use indexed_db_futures::prelude::*;
+use indexed_db_futures::transaction::{Transaction, TransactionMode};
 use js_sys::{Promise, Uint8Array};
 use tab_lease::platform::{random, sleep};
 use tab_lease::rules::Command;
-use tab_lease::store::indexed_db::{IndexedDbError, OBJECT_STORE};
+use tab_lease::store::indexed_db::{FenceError, IndexedDbError, OBJECT_STORE, add_lease_store};
 use tab_lease::{BackingStore, CrossProcessStoreLock, IndexedDbStore, LockError};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -40,6 +43,9 @@ macro_rules! indexed_db {
             an_empty_database_is_made_ours,
             a_blocked_upgrade_says_so,
             a_stalled_store_is_given_up,
+            a_fenced_transaction_is_committed_by_a_holder_only,
+            an_unfit_transaction_is_told,
+            leases_end_with_the_applications_connection,
         }
     };
     ($($scenario:ident,)*) => {$(
@@ -237,4 +243,126 @@ pub async fn a_stalled_store_is_given_up(place: Indexed) {
     stop.call0(&JsValue::NULL).unwrap();
     held(store.apply("inbox", ask()).await.unwrap());
     close_connection(&db);
+}
+
+/// A database as a wasm app written in Rust opens it: its notes, and the leases beside them.
+async fn app(name: &str) -> Database {
+    let opening = Database::open(name)
+        .with_version(1u32)
+        .with_on_upgrade_needed(|_, db| {
+            add_lease_store(&db).unwrap();
+            add_lease_store(&db).unwrap();
+            db.create_object_store("notes").build()?;
+            Ok(())
+        });
+    opening.await.unwrap()
+}
+
+fn notes(db: &Database, mode: TransactionMode) -> Transaction<'_> {
+    let tx = db.transaction(["notes", OBJECT_STORE]).with_mode(mode);
+    tx.build().unwrap()
+}
+
+async fn note(db: &Database) -> Option<String> {
+    let tx = notes(db, TransactionMode::Readonly);
+    let notes = tx.object_store("notes").unwrap();
+    notes.get("text").primitive().unwrap().await.unwrap()
+}
+
+pub async fn a_fenced_transaction_is_committed_by_a_holder_only(place: Indexed) {
+    let db = app(&place.0).await;
+    let store = IndexedDbStore::over(db.clone()).unwrap();
+    // It renews seldom, so that the fence is the first to notice.
+    let config = tab_lease::Config {
+        lease_ms: 60_000,
+        heartbeat_ms: 50_000,
+        idle_lease_ms: 60_000,
+        ..tab_lease::Config::default()
+    };
+    let lock = CrossProcessStoreLock::with_config(store, "inbox", "one", config).unwrap();
+    let guard = lock.spin_lock(None).await.unwrap();
+    let write = async |text: &str| {
+        let tx = notes(&db, TransactionMode::Readwrite);
+        let checked = guard.fence(&tx)?;
+        let notes = tx.object_store("notes").unwrap();
+        drop(notes.put(text).with_key("text").primitive().unwrap());
+        drop(notes);
+        // Its commit is called before the check has been made.
+        let (checked, committed) = tokio::join!(checked, tx.commit());
+        assert_eq!(checked.is_ok(), committed.is_ok());
+        checked
+    };
+    write("first").await.unwrap();
+    let tx = notes(&db, TransactionMode::Readonly);
+    guard.fence_read(&tx).unwrap().await.unwrap();
+    drop(tx);
+
+    // Somebody else's, from one moment to the next.
+    let other = foreign(&place, None, &[]).await;
+    let record = done(read(&other, OBJECT_STORE, "inbox")).await;
+    let bytes = record.dyn_into::<Uint8Array>().unwrap().to_vec();
+    let mut record = tab_lease::rules::Record::decode(&bytes).unwrap();
+    record.token += 2;
+    record.holder = Some(tab_lease::rules::Requester {
+        tab: "another".to_owned(),
+        request: 1,
+    });
+    let bytes = Uint8Array::from(&*record.encode()).into();
+    done(self::write(&other, OBJECT_STORE, "inbox", bytes)).await;
+    close_connection(&other);
+    assert!(guard.is_held(), "it does not know yet");
+
+    let refused = write("stale").await.unwrap_err();
+    let FenceError::Lost(lost) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(lost.token, guard.token());
+    assert!(!guard.is_held());
+    assert_eq!(guard.lost().await, lost);
+    assert_eq!(note(&db).await.as_deref(), Some("first"));
+    assert!(matches!(write("stale").await, Err(FenceError::Lost(_))));
+    db.close();
+}
+
+pub async fn an_unfit_transaction_is_told(place: Indexed) {
+    let db = app(&place.0).await;
+    let store = IndexedDbStore::over(db.clone()).unwrap();
+    let lock = CrossProcessStoreLock::new(store, "inbox", "one");
+    let guard = lock.spin_lock(None).await.unwrap();
+    let unfit = |tx: &Transaction<'_>| {
+        let refused = guard.fence(tx).err().unwrap();
+        assert!(matches!(refused, FenceError::Unfit(_)), "{refused:?}");
+    };
+    unfit(&notes(&db, TransactionMode::Readonly));
+    let scope = db
+        .transaction("notes")
+        .with_mode(TransactionMode::Readwrite);
+    unfit(&scope.build().unwrap());
+    let another = app(&[&place.0, "another"].concat()).await;
+    unfit(&notes(&another, TransactionMode::Readwrite));
+    assert!(guard.is_held());
+    // The application has no need to go on.
+    let tx = notes(&db, TransactionMode::Readwrite);
+    let checked = guard.fence(&tx).unwrap();
+    tx.abort().await.unwrap();
+    assert!(matches!(checked.await, Err(FenceError::Aborted(_))));
+    assert!(guard.is_held());
+    guard.release().await;
+    another.close();
+    db.close();
+}
+
+pub async fn leases_end_with_the_applications_connection(place: Indexed) {
+    let db = app(&place.0).await;
+    let store = IndexedDbStore::over(db.clone()).unwrap();
+    held(store.apply("inbox", ask()).await.unwrap());
+    db.clone().close();
+    let answer = store.apply("inbox", ask()).await;
+    assert!(matches!(answer, Err(IndexedDbError::Closed)), "{answer:?}");
+    let bare = foreign(&Indexed([&place.0, "bare"].concat()), Some(1), &["notes"]).await;
+    close_connection(&bare);
+    let bare = Database::open([&place.0, "bare"].concat()).await.unwrap();
+    let refused = IndexedDbStore::over(bare.clone()).err().unwrap();
+    assert!(matches!(refused, IndexedDbError::Foreign), "{refused:?}");
+    bare.close();
 }

@@ -1,8 +1,11 @@
 //! Steps that no rule may take. They are seen when they are taken, not in the state that follows.
 
-use tab_lease::rules::{Command, Proof, Record, Requester, Take};
+use tab_lease::rules::{Command, Fence, Proof, Record, Requester, Take};
 
-use crate::world::{State, Tab, World, Written, tab_name};
+use crate::world::{State, Tab, World, tab_name};
+
+/// G2 is broken.
+pub const STALE: &str = "a stale write was committed";
 
 impl World {
     /// What is wrong with who waits, if anything: first in, first out.
@@ -71,15 +74,20 @@ pub fn fault_of_hands(found: Option<&Record>, write: &Record) -> Option<&'static
     }
 }
 
-/// A write is committed. G1 as token order, and G2.
-pub fn commit(state: &mut State, write: &Written) {
+/// A write is committed: G2. Nobody with a later token has written, and the store says, at that moment, that
+/// the writer holds, in this incarnation of it.
+pub fn commit(state: &mut State, write: &Fence) {
     let overtaken = state.register.as_ref().is_some_and(|last| {
         last.epoch == write.epoch
             && (write.token < last.token || write.token == last.token && write.who != last.who)
     });
-    let outlived = state.record.as_ref().map(|record| record.epoch) != Some(write.epoch);
-    if overtaken || outlived {
-        state.fault = Some("a stale write was committed");
+    let holds = state.record.as_ref().is_some_and(|record| {
+        record.epoch == write.epoch
+            && record.token == write.token
+            && record.holder.as_ref() == Some(&write.who)
+    });
+    if overtaken || !holds {
+        state.fault = Some(STALE);
     }
     state.register = Some(write.clone());
 }

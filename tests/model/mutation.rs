@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use tab_lease::participant::{Grant, Now};
-use tab_lease::rules::{self, Command, Granted, Mode, Outcome, Proof, Record, Requester, Waiter};
+use tab_lease::rules::{
+    self, Command, Fence, Fenced, Granted, Mode, Outcome, Proof, Record, Requester, Waiter,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
@@ -61,6 +63,14 @@ pub enum Mutation {
     PassedClaimNotCounted,
     /// The fence does not look at epoch and holder.
     FenceByTokenAlone,
+    /// It does not look at the epoch.
+    FenceWithoutEpoch,
+    /// It does not look at the holder.
+    FenceWithoutHolder,
+    /// It does not look at the token.
+    FenceWithoutToken,
+    /// It refuses a lease that began by a message, until that is written down.
+    FenceWithoutClaim,
     /// The fence is another transaction than the write.
     FenceApart,
     /// There is no fence.
@@ -111,6 +121,10 @@ pub enum Mutation {
     OwnDelegationNotDirty,
     /// Fenced writes are no reason not to delegate.
     DelegatesWhileWriting,
+    /// A holder goes on for as long as it thinks that its fenced transaction is open.
+    OpenFenceIsBelief,
+    /// What was sent behind a fenced transaction is not applied in the order of sending.
+    StoreOutOfOrder,
 
     // ---- Beacons, idle leases, deletion ----
     /// The holder's end is taken for the end of all who wait before.
@@ -171,6 +185,24 @@ impl Mutation {
             _ => {}
         }
         (write, outcome)
+    }
+
+    /// In place of [`rules::fence`].
+    pub fn fence(self, record: &Record, lease: &Fence) -> Fenced {
+        let mut seen = record.clone();
+        let mut lease = lease.clone();
+        match self {
+            Self::FenceByTokenAlone => {
+                seen.epoch = lease.epoch;
+                seen.holder = Some(lease.who.clone());
+            }
+            Self::FenceWithoutEpoch => seen.epoch = lease.epoch,
+            Self::FenceWithoutHolder => seen.holder = Some(lease.who.clone()),
+            Self::FenceWithoutToken => seen.token = lease.token,
+            Self::FenceWithoutClaim => lease.claim = None,
+            _ => {}
+        }
+        rules::fence(Some(&seen), &lease)
     }
 
     fn misread(self, record: &Record, command: &mut Command, wall: u64) {

@@ -9,7 +9,7 @@ impl World {
     /// if it wants it: at once if nothing ever went wrong, else within the recorded lease.
     pub fn recovers(&self, state: &State) -> bool {
         let quiet = |tab: &Tab| tab.outbox.is_empty() && tab.inbox.is_empty();
-        if !state.tabs.iter().all(quiet) {
+        if !state.tabs.iter().all(quiet) || state.open.is_some() {
             // It gets quiet by steps that the checker takes as well.
             return true;
         }
@@ -100,6 +100,9 @@ impl World {
     /// Nothing is under way, and a tab that asks for nothing is named as the holder, while nobody
     /// waits: it must not be locked out by itself.
     pub fn own_lease_is_no_obstacle(&self, state: &State) -> bool {
+        if state.open.is_some() {
+            return true;
+        }
         let alone = |r: &&Record| r.queue.is_empty();
         let record = state.record.as_ref().filter(alone);
         let Some(holder) = record.and_then(|r| r.holder.as_ref()) else {

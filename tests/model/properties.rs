@@ -2,6 +2,7 @@
 
 use stateright::Property;
 
+use crate::faults::STALE;
 use crate::world::{Lease, Life, State, World};
 
 /// Every world must show this, or it shows nothing.
@@ -10,10 +11,11 @@ pub const SOMEBODY_ELSE: &str = "the lock goes from one tab to another";
 /// Worlds in which a holder can learn who waits must show this as well.
 pub const BY_MESSAGE: &str = "a lease runs that the record does not know of yet";
 
-/// [`State::fault`]: hands, tokens and writes in order (G1, G2), `dirty` true when it must be, a refusal
+/// [`State::fault`]: hands and tokens in order (G1), `dirty` true when it must be, a refusal
 /// told (G4). Seen at the step, not at the state.
 pub const NO_FORBIDDEN_STEP: &str = "no forbidden step";
 pub const G1: &str = "G1: no two tabs hold at once";
+pub const G2: &str = "G2: no stale write is committed";
 pub const G3: &str = "G3: whoever wants the lock gets it in time";
 pub const G3_OWN: &str = "G3: nobody is locked out by itself";
 pub const G4_SUPERSEDED: &str = "G4: nobody believes in a lease that was superseded";
@@ -24,6 +26,7 @@ pub fn all() -> Vec<Property<World>> {
     vec![
         Property::always(G1, exclusion),
         Property::always(NO_FORBIDDEN_STEP, |_, s: &State| s.fault.is_none()),
+        Property::always(G2, |_, s: &State| s.fault != Some(STALE)),
         Property::always(G3, World::recovers),
         Property::always(G3_OWN, World::own_lease_is_no_obstacle),
         Property::always(G4_SUPERSEDED, superseded),

@@ -24,7 +24,9 @@ use stateright::{Model, Property};
 use tab_lease::participant::{
     Ask, Due, Grant, Heard, Holding, Lens, Now, Participant, Past, Release, Renewed, Taken, Want,
 };
-use tab_lease::rules::{self, Command, Outcome, Proof, Record, Requester, Take, Waiting};
+use tab_lease::rules::{
+    self, Command, Fence, Fenced, Outcome, Proof, Record, Requester, Take, Waiting,
+};
 
 use crate::faults::{commit, fault_of_hands};
 use crate::mutation::Mutation;
@@ -102,6 +104,9 @@ pub struct World {
     pub wants_stay: bool,
     /// Whoever waits tells the holder that it is the next one, even if it is not.
     pub pushy: bool,
+    /// Fenced transactions take their time, during which the store does nothing else; and it applies what
+    /// all tabs send in the order in which they sent it, as IndexedDB does.
+    pub long_writes: bool,
     pub mutation: Option<Mutation>,
 }
 
@@ -116,17 +121,15 @@ pub enum Life {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     Command(Command),
-    /// A write in a fenced transaction of the application's, and until when its lease was good.
-    Write(Written, Now),
+    /// A write in a fenced transaction of the application's, and until when its lease was good. Its
+    /// answer is [`PASSED`] or [`Outcome::Refused`].
+    Write(Fence, Now),
+    /// Only to a tab: that transaction is over, and its check had passed.
+    Over(Fence),
 }
 
-/// A write, by the lease under which it was made.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Written {
-    pub who: Requester,
-    pub epoch: u64,
-    pub token: u64,
-}
+/// The check of a fenced transaction has passed.
+const PASSED: Outcome = Outcome::Gone { granted: None };
 
 /// On its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -213,8 +216,12 @@ pub struct State {
     pub started: Option<Started>,
     /// The tab that held last, and the epoch.
     pub user: Option<(u64, usize)>,
-    /// The latest write that was committed.
-    pub register: Option<Written>,
+    /// The latest write that was committed, by the lease under which it was made.
+    pub register: Option<Fence>,
+    /// The fenced transaction that holds up the store, and whose it is.
+    pub open: Option<(usize, Fence)>,
+    /// With [`World::long_writes`]: whose the commands in flight are, in the order of sending.
+    pub order: Vec<usize>,
     /// A step that no rule may take was taken.
     pub fault: Option<&'static str>,
 }
@@ -249,6 +256,8 @@ pub enum Action {
     Delete,
     Close,
     JumpWall,
+    /// The fenced transaction that holds up the store is committed.
+    Commit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,6 +328,8 @@ impl Model for World {
             started: None,
             user: None,
             register: None,
+            open: None,
+            order: Vec::new(),
             fault: None,
         }]
     }
@@ -330,7 +341,8 @@ impl Model for World {
         let left = &state.left;
         for (i, tab) in state.tabs.iter().enumerate() {
             let any = |len: usize| 0..if self.fifo { len.min(1) } else { len };
-            for k in any(tab.outbox.len()).filter(|k| !tab.outbox[*k].held) {
+            let in_turn = self.is_in_turn(state, i);
+            for k in any(tab.outbox.len()).filter(|k| in_turn && !tab.outbox[*k].held) {
                 let answers = tab.life == Life::Awake && tab.outbox[k].awaited;
                 if self.brisk && answers {
                     actions.push(Action::Apply(i, k, Pace::Answered));
@@ -341,7 +353,8 @@ impl Model for World {
             }
             if left.failures > 0 && tab.life != Life::Crashed {
                 actions.extend(any(tab.outbox.len()).map(|k| Action::LoseCommand(i, k)));
-                actions.extend(any(tab.inbox.len()).map(|k| Action::LoseAnswer(i, k)));
+                let told = any(tab.inbox.len()).filter(|k| is_command(&tab.inbox[*k].to));
+                actions.extend(told.map(|k| Action::LoseAnswer(i, k)));
             }
             // A tab that never asked has nothing that could go wrong.
             if left.crashes > 0 && tab.life != Life::Crashed && tab.requests > 0 {
@@ -403,7 +416,10 @@ impl Model for World {
         {
             actions.push(Action::Tick);
         }
-        if left.deletions > 0 && state.record.is_some() {
+        if state.open.is_some() {
+            actions.push(Action::Commit);
+        }
+        if left.deletions > 0 && state.record.is_some() && state.open.is_none() {
             actions.push(Action::Delete);
         }
         if left.closings > 0 && state.record.is_some() && self.can_close(state) {
@@ -430,7 +446,11 @@ impl World {
     /// What an awake tab may do by itself.
     fn own_actions(&self, state: &State, i: usize, actions: &mut Vec<Action>) {
         let tab = &state.tabs[i];
-        let paces = match (self.brisk && tab.outbox.is_empty(), state.left.late) {
+        let at_once = state.open.is_none() && state.order.is_empty();
+        let paces = match (
+            self.brisk && tab.outbox.is_empty() && at_once,
+            state.left.late,
+        ) {
             (true, 0) => &[Pace::Answered][..],
             (true, _) => &[Pace::Sent, Pace::Applied, Pace::Answered],
             (false, _) => &[Pace::Sent],
@@ -447,10 +467,11 @@ impl World {
         }
         if tab.lease.is_some() {
             may(Deed::Release);
-            if !tab.awaits(renews) && self.beat_matters(state, i) {
+            let behind = tab.participant.is_fenced() && !tab.participant.is_unclaimed();
+            if (!tab.awaits(renews) || behind) && self.beat_matters(state, i) {
                 may(Deed::Beat);
             }
-            if state.left.writes > 0 && tab.untold.is_none() {
+            if state.left.writes > 0 {
                 may(Deed::Write);
             }
         } else {
@@ -481,7 +502,8 @@ impl World {
 
     /// How much that is under way a tick would make late.
     fn late(&self, state: &State) -> usize {
-        if !self.brisk {
+        // What waits behind a long transaction is not late by itself.
+        if !self.brisk || state.open.is_some() {
             return 0;
         }
         let running = state.tabs.iter().filter(|tab| tab.life == Life::Awake);
@@ -529,7 +551,9 @@ impl World {
             Action::Do(i, deed, pace) => {
                 self.act(state, i, deed);
                 match pace {
-                    Pace::Sent if self.brisk && state.tabs[i].outbox.len() == 1 => {
+                    Pace::Sent
+                        if self.brisk && !self.long_writes && state.tabs[i].outbox.len() == 1 =>
+                    {
                         state.tabs[i].outbox[0].held = true;
                     }
                     Pace::Sent => {}
@@ -587,6 +611,7 @@ impl World {
             Action::LoseCommand(i, k) => {
                 state.left.failures -= 1;
                 let to = state.tabs[i].outbox.remove(k);
+                state.forget_order(i);
                 state.tabs[i].answer(to, None);
             }
             Action::LoseAnswer(i, k) => {
@@ -604,6 +629,12 @@ impl World {
             Action::JumpWall => {
                 state.left.wall_jumps -= 1;
                 state.wall_jumped ^= true;
+            }
+            Action::Commit => {
+                if let Some((i, lease)) = state.open.take() {
+                    commit(state, &lease);
+                    self.over(state, i, lease, Pace::Answered);
+                }
             }
         }
     }
@@ -643,20 +674,20 @@ impl World {
             }
             Deed::Write => {
                 state.left.writes -= 1;
-                let (Some(lease), Some(request)) = (state.tabs[i].lease, state.tabs[i].asking)
-                else {
+                // The application is told before the claim is sent, or it would not write.
+                self.tell(state, i);
+                let (now, wall) = (self.clock(state, i), self.wall(state));
+                let beacon = self.kinds[i].beacon;
+                let participant = &mut state.tabs[i].participant;
+                let until = participant.good_until().unwrap_or_default();
+                let Some(lease) = participant.fence(now, beacon, wall) else {
+                    state.fault = Some("a holder could not begin a fenced transaction");
                     return;
-                };
-                let write = Written {
-                    who: self.requester(i, request),
-                    epoch: lease.epoch,
-                    token: lease.token,
                 };
                 // "Fence, then write" in two transactions.
                 let apart = self.mutated(Mutation::FenceApart);
-                if !apart || self.fence(state.record.as_ref(), &write) {
-                    let until = state.tabs[i].participant.good_until();
-                    self.send(state, i, What::Write(write, until.unwrap_or_default()));
+                if !apart || self.fence(state.record.as_ref(), &lease) != Fenced::Refused {
+                    self.send(state, i, What::Write(lease, until));
                 }
             }
         }
@@ -671,6 +702,7 @@ impl World {
             return;
         }
         let sent = state.tabs[i].outbox.remove(k);
+        state.forget_order(i);
         let outcome = match &sent.what {
             What::Command(command) => {
                 let found = state.record.as_ref();
@@ -700,28 +732,43 @@ impl World {
                 }
                 outcome
             }
-            What::Write(write, until) => {
-                if self.fence(state.record.as_ref(), write)
-                    || self.mutated(Mutation::FenceApart)
-                    || self.mutated(Mutation::FenceSkipped)
-                {
-                    commit(state, write);
-                    // The application is not told anything it needs to know.
-                    return;
+            What::Write(lease, until) => {
+                let fenced = match self.mutation {
+                    Some(Mutation::FenceApart | Mutation::FenceSkipped) => Fenced::Current,
+                    _ => self.fence(state.record.as_ref(), lease),
+                };
+                if fenced == Fenced::Refused {
+                    // Where the store fails, a claim may be missing.
+                    let store_is_good = state.left.failures == self.budget.failures
+                        && state.left.deletions == self.budget.deletions;
+                    if self.fifo
+                        && store_is_good
+                        && state.tabs[i].life == Life::Awake
+                        && self.clock(state, i) < *until
+                    {
+                        state.fault = Some("a write that was made in time was refused");
+                    }
+                    Outcome::Refused
+                } else {
+                    if let Fenced::Claimed(record) = fenced {
+                        state.record = Some(record);
+                    }
+                    state.open = Some((i, lease.clone()));
+                    PASSED
                 }
-                // Where the store fails, a claim may be missing.
-                let store_is_good = state.left.failures == self.budget.failures
-                    && state.left.deletions == self.budget.deletions;
-                if self.fifo
-                    && store_is_good
-                    && state.tabs[i].life == Life::Awake
-                    && self.clock(state, i) < *until
-                {
-                    state.fault = Some("a write that was made in time was refused");
-                }
-                Outcome::Refused
             }
+            What::Over(_) => return,
         };
+        if let (false, Some((i, lease))) = (self.long_writes, state.open.clone()) {
+            state.open = None;
+            commit(state, &lease);
+            self.answer(state, i, sent, outcome, pace);
+            return self.over(state, i, lease, pace);
+        }
+        self.answer(state, i, sent, outcome, pace);
+    }
+
+    fn answer(&self, state: &mut State, i: usize, sent: Sent, outcome: Outcome, pace: Pace) {
         if !sent.awaited {
             return;
         }
@@ -735,14 +782,33 @@ impl World {
         }
     }
 
-    /// The check at the head of a fenced transaction. To be `rules::apply` itself, once it has a
-    /// command for it.
-    fn fence(&self, record: Option<&Record>, write: &Written) -> bool {
-        record.is_some_and(|record| {
-            record.token == write.token
-                && (self.mutated(Mutation::FenceByTokenAlone)
-                    || record.epoch == write.epoch && record.holder.as_ref() == Some(&write.who))
-        })
+    /// The check at the head of a fenced transaction.
+    fn fence(&self, record: Option<&Record>, lease: &Fence) -> Fenced {
+        match (record, self.mutation) {
+            (Some(record), Some(mutation)) => mutation.fence(record, lease),
+            _ => rules::fence(record, lease),
+        }
+    }
+
+    /// A tab hears that its fenced transaction is over.
+    fn over(&self, state: &mut State, i: usize, lease: Fence, pace: Pace) {
+        let sent = Sent {
+            what: What::Over(lease),
+            at: self.clock(state, i),
+            awaited: state.tabs[i].life != Life::Crashed,
+            held: false,
+        };
+        if state.tabs[i].life == Life::Awake {
+            self.answer(state, i, sent, PASSED, pace);
+        } else {
+            state.tabs[i].answer(sent, Some(PASSED));
+        }
+    }
+
+    /// Whether the store may take the next command of that tab.
+    fn is_in_turn(&self, state: &State, i: usize) -> bool {
+        let next = state.order.first().is_none_or(|next| *next == i);
+        state.open.is_none() && (next || self.mutated(Mutation::StoreOutOfOrder))
     }
 
     // ---- The tab ------------------------------------------------------------------------------
@@ -842,18 +908,22 @@ impl World {
                     .filter(|passing| passing.pass == *pass)
                     .for_each(|passing| passing.sent = false);
             }
-            // The fence refused: that lease is lost.
-            (What::Write(write, _), Some(outcome)) => {
-                let renewal = Command::Renew {
-                    who: write.who.clone(),
-                    token: write.token,
-                    len: self.kinds[i].len,
-                    beacon: false,
-                };
-                self.renewed(state, i, &renewal, (to.at, now), &outcome);
+            (What::Write(lease, _), Some(Outcome::Refused)) => {
+                let past = &mut state.pasts[self.kinds[i].tab];
+                let quit = state.tabs[i].participant.fence_refused(past, lease);
+                if let Some(quit) = quit {
+                    self.lost(state, i, quit);
+                }
+                self.must_be_told(state, i, lease.token);
+            }
+            (What::Write(lease, _), Some(_)) => state.tabs[i].participant.fence_passed(lease),
+            (What::Write(lease, _), None) => state.tabs[i].participant.fence_over(lease, false),
+            (What::Over(lease), _) => state.tabs[i].participant.fence_over(lease, true),
+            (What::Command(Command::Renew { .. } | Command::Claim { .. }), None) => {
+                state.tabs[i].participant.renewal_failed();
             }
             // There is time for another renewal; a quit is named in the next take.
-            (What::Command(_) | What::Write(..), None) => {}
+            (What::Command(_), None) => {}
         }
     }
 
@@ -1005,13 +1075,18 @@ impl World {
     /// The holder gives the lease up.
     fn release(&self, state: &mut State, i: usize) {
         let now = self.clock(state, i);
-        let writes = |sent: &Sent| matches!(sent.what, What::Write(..));
-        let writing =
-            state.tabs[i].awaits(writes) && !self.mutated(Mutation::DelegatesWhileWriting);
+        if self.mutated(Mutation::DelegatesWhileWriting) {
+            let tab = &mut state.tabs[i];
+            for sent in &tab.outbox {
+                if let What::Write(lease, _) = &sent.what {
+                    tab.participant.fence_over(lease, false);
+                }
+            }
+        }
         let past = &mut state.pasts[self.kinds[i].tab];
         let tab = &mut state.tabs[i];
         let before = (tab.participant.clone(), past.clone());
-        let release = tab.participant.release(past, now, writing);
+        let release = tab.participant.release(past, now, false);
         let lease = tab.lease;
         let request = tab.asking;
         tab.forget();
@@ -1090,7 +1165,12 @@ impl World {
 
     /// The tab is gone, with all its lock objects.
     fn crash(&self, state: &mut State, i: usize, kept: usize) {
-        state.tabs[i].outbox.truncate(kept);
+        while state.tabs[i].outbox.len() > kept {
+            state.tabs[i].outbox.pop();
+            state.forget_last_of(i);
+        }
+        // Its transaction is rolled back.
+        state.open.take_if(|(whose, _)| *whose == i);
         for (j, kind) in self.kinds.iter().enumerate() {
             if kind.tab != self.kinds[i].tab {
                 continue;
@@ -1119,6 +1199,9 @@ impl World {
 
     fn send(&self, state: &mut State, i: usize, what: What) {
         let at = self.clock(state, i);
+        if self.long_writes {
+            state.order.push(i);
+        }
         state.tabs[i].outbox.push(Sent {
             what,
             at,
@@ -1231,7 +1314,7 @@ impl World {
     /// to be over.
     fn can_close(&self, state: &State) -> bool {
         let ready = |tab: &Tab| tab.life != Life::Asleep && tab.outbox.is_empty();
-        state.tabs.iter().all(ready)
+        state.open.is_none() && state.tabs.iter().all(ready)
     }
 
     /// Leases are lost and waits forgotten; then the database is closed and deleted.
@@ -1262,11 +1345,6 @@ impl World {
             hidden: kind.hidden,
         };
         Participant::new(tab_name(kind.tab), lens, margin)
-    }
-
-    fn requester(&self, i: usize, request: u64) -> Requester {
-        let tab = tab_name(self.kinds[i].tab);
-        Requester { tab, request }
     }
 
     /// Two granules; nothing where a clock tells every tick.
@@ -1305,7 +1383,8 @@ impl World {
     pub fn believes(&self, state: &State, i: usize) -> Option<Lease> {
         let tab = &state.tabs[i];
         let good = tab.participant.holding(self.clock(state, i)).is_some()
-            || self.mutated(Mutation::ExpiryIgnored);
+            || self.mutated(Mutation::ExpiryIgnored)
+            || self.mutated(Mutation::OpenFenceIsBelief) && tab.participant.is_fenced();
         tab.lease.filter(|_| good)
     }
 }
@@ -1336,6 +1415,26 @@ fn is_take(sent: &Sent) -> bool {
     matches!(sent.what, What::Command(Command::Take(_)))
 }
 
+fn is_command(sent: &Sent) -> bool {
+    matches!(sent.what, What::Command(_))
+}
+
+impl State {
+    /// A command of that tab's is in flight no more: the one that it sent first.
+    fn forget_order(&mut self, i: usize) {
+        if let Some(place) = self.order.iter().position(|whose| *whose == i) {
+            self.order.remove(place);
+        }
+    }
+
+    /// The same, with the one that it sent last.
+    fn forget_last_of(&mut self, i: usize) {
+        if let Some(place) = self.order.iter().rposition(|whose| *whose == i) {
+            self.order.remove(place);
+        }
+    }
+}
+
 impl Tab {
     fn awaits(&self, what: impl Fn(&Sent) -> bool) -> bool {
         let in_flight = self.outbox.iter().filter(|sent| sent.awaited);
@@ -1356,7 +1455,9 @@ impl Tab {
     /// heard, in case that its quit was overtaken.
     fn forget(&mut self) {
         let dropped = |sent: &Sent| match &sent.what {
-            What::Command(Command::Renew { .. } | Command::Claim { .. }) | What::Write(..) => true,
+            What::Command(Command::Renew { .. } | Command::Claim { .. })
+            | What::Write(..)
+            | What::Over(_) => true,
             What::Command(_) => false,
         };
         self.asking = None;

@@ -21,9 +21,14 @@ before(async () => {
   writeFileSync(join(app, "package.json"), JSON.stringify({ name: "app", private: true, type: "module" }));
   await must("npm", ["install", "--no-audit", "--no-fund", join(app, packed.filename)], { cwd: app, quiet: true });
 
+  // What its users bring themselves.
+  for (const wrapper of ["idb", "dexie"]) {
+    cpSync(join(root, "node_modules", wrapper), join(app, "node_modules", wrapper), { recursive: true });
+  }
+
   const readme = readFileSync(join(root, "README.md"), "utf8");
   const examples = [...readme.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
-  assert.equal(examples.length, 2);
+  assert.equal(examples.length, 5);
   examples.forEach((code, n) => writeFileSync(join(app, `src/example${n}.js`), code));
   const imports = examples.map((_, n) => `await import("./example${n}.js");`).join("\n");
   writeFileSync(
@@ -76,6 +81,7 @@ test("a bare Vite app, built: the README's examples run", async () => {
     const { end, lines } = await runs(`${served.origin}/`);
     assert.equal(end, "done");
     assert.ok(lines.includes("visit 1"), lines.join("\n"));
+    assert.ok(lines.includes("saved"), lines.join("\n"));
   } finally {
     await served.close();
   }

@@ -1,6 +1,9 @@
 // Compiled, not run: the declarations must fit how the package is used, and refuse what it refuses.
+import Dexie from "dexie";
+import type { IDBPDatabase, IDBPTransaction } from "idb";
 import {
   acquire,
+  addLeaseStore,
   createLocks,
   LEASE_STORE,
   LeaseLostError,
@@ -46,6 +49,7 @@ export async function uses() {
     if (error instanceof TimeoutError) is<Equal<typeof error.code, "TIMEOUT">>();
     if (error instanceof StoreError && error.code === "STORE_BLOCKED") throw error.cause;
   }
+  await fences(lease);
   // @ts-expect-error a name is a string
   await acquire(7);
   // @ts-expect-error there is no such option
@@ -57,4 +61,37 @@ export async function uses() {
   await tryAcquire("a", { timeout: 5 });
   // @ts-expect-error a lease is not made by hand
   lease.token = 7;
+}
+
+async function fences(lease: Lease) {
+  const raw = {} as IDBDatabase;
+  addLeaseStore(raw);
+  is<Equal<ReturnType<typeof lease.fence>, Promise<void>>>();
+  await lease.fence(raw.transaction(["notes", LEASE_STORE], "readwrite"));
+  const count = await lease.transaction("notes", "readonly", (tx) => {
+    is<Equal<typeof tx, IDBTransaction>>();
+    return 7;
+  });
+  is<Equal<typeof count, number>>();
+  await createLocks({ database: raw }).acquire("a");
+
+  const byIdb = {} as IDBPDatabase<unknown>;
+  addLeaseStore(byIdb);
+  await lease.fence(byIdb.transaction(["notes", LEASE_STORE], "readwrite"));
+  const locks = createLocks<IDBPTransaction<unknown, string[], "readwrite">>({ database: byIdb });
+  await (await locks.acquire("a")).transaction(["notes"], "readwrite", async (tx) => {
+    await tx.objectStore("notes").put("text", "key");
+  });
+
+  const byDexie = new Dexie("app");
+  byDexie.version(1).stores({ notes: "++id", [LEASE_STORE]: "" });
+  createLocks({ database: byDexie });
+  await byDexie.transaction("rw", ["notes", LEASE_STORE], (tx) => lease.fence(tx));
+
+  // @ts-expect-error it is no transaction
+  await lease.fence(raw);
+  // @ts-expect-error there is no such mode
+  await lease.transaction("notes", "versionchange", () => {});
+  // @ts-expect-error it is no database
+  createLocks({ database: 7 });
 }

@@ -48,6 +48,9 @@ pub struct Weather {
     pub delay: u64,
     pub least: u64,
     pub unordered: bool,
+    /// Whether fenced transactions may hold up the store for a while. Then it does nothing else wrong:
+    /// what makes up for them needs a store that applies what it was sent, in the order of sending.
+    pub long_fences: bool,
     /// Of messages between tabs.
     pub word_lost: u32,
     pub word_twice: u32,
@@ -81,7 +84,24 @@ impl Weather {
             word_late: share(dice, 300),
             word_delay: *dice.choice([0, 1, 5, 30].iter()).unwrap(),
             ahead: *dice.choice([1, 5, 10, 20, 40].iter()).unwrap(),
+            long_fences: false,
             calm_from,
+        }
+    }
+
+    /// The same, but for a store that is only held up by long fenced transactions.
+    pub fn with_long_fences(self) -> Self {
+        Self {
+            fail: 0,
+            lose_answer: 0,
+            stall: 0,
+            late: 0,
+            slow: 0,
+            unwritten: 0,
+            delay: 0,
+            unordered: false,
+            long_fences: true,
+            ..self
         }
     }
 }
@@ -166,6 +186,8 @@ pub struct Wire {
     pub free_since: Option<u64>,
     /// The longest queue since the calm.
     pub longest_queue: usize,
+    /// Until when a fenced transaction holds it up.
+    pub open_until: u64,
     /// Length, token and count of the record, as it stands; and the tabs of the holder and the queue, in
     /// order, with what it says of their beacons.
     pub len: u64,
@@ -208,6 +230,9 @@ impl BackingStore for Link {
             None => std::future::pending().await,
             Some(0) => {}
             Some(delay) => sleep(ms(delay)).await,
+        }
+        while self.world.state().is_held_up(in_flight.op) {
+            sleep(ms(1)).await;
         }
         let answer = self.world.state().answer(in_flight.op);
         drop(in_flight);
@@ -303,8 +328,17 @@ impl State {
         (op, answered.map(|at| at - now))
     }
 
+    /// Whether an operation has not been applied because of a fenced transaction.
+    fn is_held_up(&self, op: u64) -> bool {
+        let op = self.ops.get(&op);
+        op.is_some_and(|op| op.command.is_some() && op.answer.is_none())
+    }
+
     /// A command arrives at the store.
     pub fn land(&mut self, op: u64) {
+        if self.now < self.wire.open_until {
+            return self.post(self.wire.open_until, Parcel::Command(op));
+        }
         let Some(found) = self.ops.get_mut(&op) else {
             return;
         };
@@ -362,6 +396,8 @@ pub enum Parcel {
     Command(u64),
     /// A write that carries a fencing token, to whatever the lock protects.
     Write { tab: usize, token: u64 },
+    /// A fenced transaction.
+    Fence(usize),
     /// Something for a tab to hear.
     Event { to: usize, event: Event },
     /// The beacon of a tab goes out.

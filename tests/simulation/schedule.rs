@@ -79,6 +79,7 @@ enum When {
 }
 
 struct Stage {
+    seed: u64,
     world: Arc<World>,
     tabs: Vec<Plan>,
     dice: fastrand::Rng,
@@ -105,6 +106,11 @@ impl Stage {
         let mut dice = fastrand::Rng::with_seed(seed);
         let calm_from = dice.u64(300..3000);
         let weather = Weather::draw(&mut dice, calm_from);
+        let weather = if seed.is_multiple_of(16) {
+            weather.with_long_fences()
+        } else {
+            weather
+        };
         let quiet_from = calm_from + dice.u64(0..1500);
         let longest = if dice.bool() { 600 } else { 2500 };
         let freezing = dice.bool().then(|| (dice.u64(100..2000), longest));
@@ -122,6 +128,7 @@ impl Stage {
             format!("seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, speaking {speaking}, shining {shining}, quiet from {quiet_from}")
         });
         let mut stage = Self {
+            seed,
             world: Arc::new(world),
             tabs: Vec::new(),
             agenda: BinaryHeap::new(),
@@ -385,8 +392,10 @@ impl Stage {
                 voice: voice.clone(),
                 config,
                 dice: self.dice.fork(),
+                fence_dice: fastrand::Rng::with_seed(self.seed ^ ((tab * 10 + index) as u64) << 32),
                 index: index as u64 + 1,
                 alone: plan.callers == 1,
+                fences: self.seed.is_multiple_of(2),
                 local: Arc::clone(&local),
                 _busy: self.world.user(),
             };

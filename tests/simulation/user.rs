@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::link::Unreliable;
 use crate::tab::ms;
 use crate::voice::Voice;
-use crate::world::{Busy, Guard, Lock, World};
+use crate::world::{Busy, Guard, LONG_FENCE_MS, Lock, World};
 
 pub struct User {
     pub world: Arc<World>,
@@ -20,9 +20,12 @@ pub struct User {
     pub voice: Voice,
     pub config: Config,
     pub dice: fastrand::Rng,
+    /// For fenced transactions, so that they change nothing where there are none.
+    pub fence_dice: fastrand::Rng,
     /// Which caller of its tab, and whether it is the only one of its lock object.
     pub index: u64,
     pub alone: bool,
+    pub fences: bool,
     /// Callers of one lock object share the lock; among themselves they use this.
     pub local: Arc<tokio::sync::Mutex<()>>,
     pub _busy: Busy,
@@ -158,6 +161,7 @@ impl User {
 
     /// Uses the lock, and lets go of it in one way or another.
     async fn section(&mut self, mut guard: Arc<Guard>) {
+        self.transact(&guard).await;
         match self.dice.u32(0..10) {
             0..5 => {
                 for _ in 0..self.dice.u32(1..=3) {
@@ -204,6 +208,27 @@ impl User {
             _ => {}
         }
         self.let_go(guard).await;
+    }
+
+    /// Fenced transactions, in every other schedule. A release may come while one is under way.
+    async fn transact(&mut self, guard: &Arc<Guard>) {
+        if !self.fences {
+            return;
+        }
+        for _ in 0..self.fence_dice.u32(0..3) {
+            let long = self.world.state().may_fence_for_long() && self.fence_dice.bool();
+            let lasts = if long {
+                self.fence_dice.u64(1..LONG_FENCE_MS)
+            } else {
+                0
+            };
+            let over = self.world.fence(self.tab, guard, lasts);
+            if self.fence_dice.bool() {
+                over.await;
+            } else {
+                drop(tokio::spawn(over));
+            }
+        }
     }
 
     /// Reads, takes its time, and writes if it still holds.

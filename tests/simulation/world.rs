@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use tab_lease::rules::{Last, Record, Requester};
+use tab_lease::rules::{self, Fence, Last, Record, Requester};
 use tab_lease::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, LeaseLost, MemoryStore,
 };
 
+use tokio::time::sleep;
+
 use crate::link::{Link, Op, Parcel, Weather, Wire, short};
-use crate::tab::{Clock, once};
+use crate::tab::{Clock, ms, once};
 use crate::voice::{Event, Lamp, Watch, tab_of};
 
 pub type Lock = CrossProcessStoreLock<Link>;
@@ -50,6 +52,12 @@ counts! {
     fenced_writes,
     /// Writes of a stale holder that the fencing token kept out.
     fenced_off,
+    /// Fenced transactions in the store itself: committed, refused, and those that took their time; those
+    /// that wrote down that their lease had begun.
+    fences_committed,
+    fences_refused,
+    fences_long,
+    fences_claimed,
     /// Leases taken away by force.
     usurped,
     /// Lock objects beside another one of their tab.
@@ -85,6 +93,9 @@ counts! {
 
 /// To the store and back in the calm, with room to spare.
 pub const WAY_MS: u64 = 25;
+
+/// The longest fenced transaction.
+pub const LONG_FENCE_MS: u64 = 1500;
 
 /// The outside of a tab.
 pub struct TabState {
@@ -143,6 +154,17 @@ impl TabState {
     }
 }
 
+/// A fenced transaction.
+#[derive(Clone)]
+struct Fenced {
+    tab: usize,
+    lease: Fence,
+    /// For how long it holds up the store.
+    lasts: u64,
+    /// What it found, and when it is over.
+    landed: Option<(Option<Record>, u64)>,
+}
+
 /// A guard that somebody has or had.
 struct Held {
     tab: usize,
@@ -156,6 +178,9 @@ struct Held {
 }
 
 pub struct State {
+    /// Fenced transactions, and the token of the latest that was committed.
+    fences: Vec<Fenced>,
+    fenced: u64,
     pub now: u64,
     pub weather: Weather,
     pub dice: fastrand::Rng,
@@ -209,6 +234,7 @@ impl World {
                 granted_at: 0,
                 free_since: Some(0),
                 longest_queue: 0,
+                open_until: 0,
                 len: 0,
                 token: 0,
                 count: 0,
@@ -233,6 +259,8 @@ impl World {
             increments: 0,
             register: 0,
             usurped: (0, 0),
+            fences: Vec::new(),
+            fenced: 0,
             longest_lease: 0,
             longest_beat: 0,
             counts: Counts::default(),
@@ -296,6 +324,39 @@ impl World {
             state.fail(|| {
                 format!("G1: an update was lost: tab {tab} wrote {counter}, not {increments}")
             });
+        }
+    }
+
+    /// Writes in a fenced transaction, which takes `lasts` ms. Resolves when its tab has heard that it is
+    /// over.
+    pub fn fence(
+        self: &Arc<Self>,
+        tab: usize,
+        guard: &Guard,
+        lasts: u64,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let world = Arc::clone(self);
+        let sent = guard.begin_fence().ok().map(|fencing| {
+            let sent = self.state().send_fence(tab, fencing.lease().clone(), lasts);
+            (fencing, sent)
+        });
+        async move {
+            let Some((mut fencing, (fence, lands))) = sent else {
+                return;
+            };
+            sleep(ms(lands)).await;
+            let (record, over) = loop {
+                let landed = world.state().fences[fence].landed.clone();
+                match landed {
+                    Some(landed) => break landed,
+                    None => sleep(ms(1)).await,
+                }
+            };
+            let passed = fencing.check(record.as_ref()).is_ok();
+            let now = world.state().now;
+            if passed && over > now {
+                sleep(ms(over - now)).await;
+            }
         }
     }
 
@@ -364,6 +425,7 @@ impl State {
             Parcel::Write { tab, token } => {
                 self.register_write(tab, token);
             }
+            Parcel::Fence(fence) => self.land_fence(fence),
             Parcel::Event { to, event } => self.hear(to, event),
             Parcel::Out(tab) => self.go_out(tab),
         }
@@ -432,6 +494,75 @@ impl State {
         self.wire.memory.set_record(&self.wire.key, Some(record));
         self.look_at_record();
         true
+    }
+
+    /// Whether a fenced transaction may still take its time.
+    pub fn may_fence_for_long(&self) -> bool {
+        self.weather.long_fences && self.now + LONG_FENCE_MS < self.weather.calm_from
+    }
+
+    /// A fenced transaction is sent, behind what its tab has sent before. Answers with its number, and how
+    /// long it takes to arrive.
+    fn send_fence(&mut self, tab: usize, lease: Fence, lasts: u64) -> (usize, u64) {
+        let at = self.now.max(self.tabs[tab].last_landing);
+        self.tabs[tab].last_landing = at;
+        self.log(|| format!("tab {tab} sends a fenced transaction of {lasts} ms"));
+        self.fences.push(Fenced {
+            tab,
+            lease,
+            lasts,
+            landed: None,
+        });
+        let fence = self.fences.len() - 1;
+        if at <= self.now {
+            self.land_fence(fence);
+        } else {
+            self.post(at, Parcel::Fence(fence));
+        }
+        (fence, at - self.now)
+    }
+
+    /// It arrives at the store. G2: if it is committed, nobody has held since.
+    fn land_fence(&mut self, fence: usize) {
+        if self.now < self.wire.open_until {
+            return self.post(self.wire.open_until, Parcel::Fence(fence));
+        }
+        let Fenced {
+            tab, lease, lasts, ..
+        } = self.fences[fence].clone();
+        let record = self.record();
+        let over = self.now + lasts;
+        self.fences[fence].landed = Some((record.clone(), over));
+        match rules::fence(record.as_ref(), &lease) {
+            rules::Fenced::Refused => {
+                self.counts.fences_refused += 1;
+                self.log(|| format!("  store: tab {tab}'s transaction refused"));
+                let token = lease.token;
+                if token >= self.usurped.0
+                    && self.believers().iter().any(|b| (b.0, b.1) == (tab, token))
+                {
+                    self.fail(|| format!("tab {tab} holds, but its transaction was refused"));
+                }
+                return;
+            }
+            rules::Fenced::Claimed(record) => {
+                self.counts.fences_claimed += 1;
+                self.wire.memory.set_record(&self.wire.key, Some(record));
+                self.wire.granted_at = self.now;
+                self.look_at_record();
+            }
+            rules::Fenced::Current => {}
+        }
+        self.counts.fences_committed += 1;
+        self.counts.fences_long += u64::from(lasts > 0);
+        self.log(|| format!("  store: tab {tab}'s transaction commits, until {over} ms"));
+        self.wire.open_until = over;
+        self.wire.trouble_until = self.wire.trouble_until.max(over);
+        let newest = self.latest.map_or(0, |(_, token, _)| token);
+        if lease.token < newest || lease.token < self.fenced {
+            self.fail(|| format!("G2: tab {tab} has committed a stale write"));
+        }
+        self.fenced = lease.token;
     }
 
     fn register_write(&mut self, tab: usize, token: u64) -> bool {

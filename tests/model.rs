@@ -27,8 +27,8 @@
 //! was made when the receiver had not yet been granted anything, and is good for no more than one lease
 //! of its own, while overtaking it takes a whole one.
 //!
-//! Of the fence, nothing but its holder and its epoch can be left out and be missed: while those are the same,
-//! so is the token, since a request starts once. `tests/rules.rs` has the table.
+//! Long fenced writes are explored without a failing store: what a holder believes behind one rests on the
+//! order of a store that applies what it has accepted (see `participant.rs`).
 //!
 //! Not here, for want of a rule that could be broken: `steal`.
 #![cfg(not(target_arch = "wasm32"))]

@@ -41,18 +41,28 @@ async function check(command, args) {
   count[code === 0 ? "passed" : "failed"]++;
 }
 
-async function nodeTests(folder, { without = [], extraEnv } = {}) {
-  const files = readdirSync(join(root, folder)).filter((file) => file.endsWith(".test.mjs") && !without.includes(file));
+async function nodeTests(folder, { only, without = [], extraEnv } = {}) {
+  const found = readdirSync(join(root, folder)).filter((file) => file.endsWith(".test.mjs"));
+  const files = only ?? found.filter((file) => !without.includes(file));
   const args = ["--test", "--test-concurrency=1", "--test-timeout=300000", "--test-reporter=tap"];
   const done = await run("node", [...args, ...files.sort().map((file) => join(folder, file))], { tee: true, extraEnv });
   tally(done, NODE);
   cannot.push(...[...done.text.matchAll(/^# (\w+ cannot .*)/gm)].map(([, line]) => line));
 }
 
-/** The scenarios in real tabs of one engine. The benchmark is measured in Chromium only. */
-function engineTests(engine) {
-  const without = engine === "chromium" ? [] : ["bench.test.mjs"];
-  return nodeTests("tests/browser", { without, extraEnv: { TAB_LEASE_ENGINE: engine } });
+/** What only Chromium's DevTools can do, and the benchmark. */
+const CHROMIUM = ["bench.test.mjs", "fence_stops.test.mjs", "torture.test.mjs"];
+/** What takes minutes of doing little: it runs beside the others. */
+const LONG = "hidden.test.mjs";
+
+/** The scenarios in real tabs of one engine. */
+async function engineTests(engine) {
+  const extraEnv = { TAB_LEASE_ENGINE: engine };
+  const without = [LONG, ...(engine === "chromium" ? [] : CHROMIUM)];
+  await Promise.all([
+    nodeTests("tests/browser", { only: [LONG], extraEnv }),
+    nodeTests("tests/browser", { without, extraEnv }),
+  ]);
 }
 
 /** The store contract in a window, a dedicated worker and a shared worker of one browser. */

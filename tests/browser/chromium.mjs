@@ -8,7 +8,17 @@ import { serve } from "../../scripts/serve.mjs";
 import { start, temporaryFolder } from "./processes.mjs";
 import { until } from "./until.mjs";
 
-export const can = { crash: true, freeze: true, hide: true, collect: true, clearSiteData: true, cache: true };
+export const can = {
+  crash: true,
+  crashAmong: true,
+  freeze: true,
+  hide: true,
+  cache: true,
+  stopServiceWorkers: true,
+  files: true,
+  collect: true,
+  clearSiteData: true,
+};
 
 const FLAGS = [
   "--headless=new",
@@ -120,6 +130,12 @@ export async function launch({ answer, flags = [] } = {}) {
       page.send("Page.crash").catch(() => {});
       await crashed;
       return at;
+    },
+
+    async stopServiceWorkers(tab) {
+      const page = await context.newCDPSession(tab);
+      await page.send("ServiceWorker.enable");
+      await page.send("ServiceWorker.stopAllWorkers");
     },
 
     /** Collects the garbage of a tab. */

@@ -2,7 +2,7 @@
 // service worker.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
-import { launch, until } from "./engine.mjs";
+import { launch, testThat, until } from "./engine.mjs";
 
 const LEASE_MS = 500;
 const PAGE = "/tests/browser/contexts/page.html";
@@ -74,16 +74,13 @@ const ENDS = {
   shared: { what: "a shared worker that ends with its last page", end: (tab) => tab.close() },
   service: {
     what: "a service worker that is stopped",
-    end: async (tab) => {
-      const session = await tab.context().newCDPSession(tab);
-      await session.send("ServiceWorker.enable");
-      await session.send("ServiceWorker.stopAllWorkers");
-    },
+    end: (tab) => browser.stopServiceWorkers(tab),
+    ability: "stopServiceWorkers",
   },
 };
 
-for (const [kind, { what, end }] of Object.entries(ENDS)) {
-  test(`G3 progress: the lock of ${what} goes to the next soon`, async () => {
+for (const [kind, { what, end, ability }] of Object.entries(ENDS)) {
+  testThat(`G3 progress: the lock of ${what} goes to the next soon`, ability, async () => {
     const waiter = await open();
     const delays = [];
     for (let round = 0; round < 3; round++) {

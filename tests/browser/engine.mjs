@@ -10,23 +10,26 @@ const name = process.env.TAB_LEASE_ENGINE ?? "chromium";
 const { can, launch } = await import(`./${name}.mjs`);
 
 /** A browser of its own, with a server for its pages. Close it when done. */
-export { can, launch };
+export { launch, name as engine };
 
 /** What not every engine can, and some test needs. */
 const ABILITIES = {
   crash: "kill the process of a tab",
+  crashAmong: "kill the process of one tab after the other",
   freeze: "freeze a hidden tab",
   hide: "hide a tab",
   cache: "be asked to keep a page for the way back",
+  stopServiceWorkers: "stop a service worker",
+  files: "keep files of a site",
   collect: "collect the garbage of a tab",
   clearSiteData: "clear what a site has stored, under a running page",
 };
 
 /**
- * A test that needs an ability. Where the engine has not got it, it is not skipped, because nothing was
+ * A test that needs an ability, if any. Where the engine has not got it, it is not skipped, because nothing was
  * left out that could have been done: it is no test there, and is listed at the end.
  */
 export function testThat(title, ability, run) {
-  if (can[ability]) test(title, run);
+  if (!ability || can[ability]) test(title, run);
   else console.log(`${name} cannot ${ABILITIES[ability]}: ${title}`);
 }

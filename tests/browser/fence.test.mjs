@@ -2,7 +2,7 @@
 // IndexedDB, idb and Dexie.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
-import { launch, until } from "./chromium.mjs";
+import { launch, until } from "./engine.mjs";
 
 const PAGE = "/tests/browser/fence_page.html";
 const WRAPPERS = ["raw", "idb", "Dexie"];

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { root } from "../../scripts/lib.mjs";
-import { launch } from "./chromium.mjs";
+import { launch, testThat } from "./engine.mjs";
 
 let browser;
 /** A server's row, and how it is updated: `… WHERE token <= ?`. */
@@ -33,7 +33,7 @@ async function successors() {
   return tabs;
 }
 
-test("files: what a stale tab writes is read by nobody", async () => {
+testThat("files: what a stale tab writes is read by nobody", "files", async () => {
   const readme = readFileSync(join(root, "README.md"), "utf8");
   const examples = [...readme.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
   const code = examples.find((code) => code.includes("saveDraft")).replace(/^import .*$|^await withLease[^]*$/gm, "");

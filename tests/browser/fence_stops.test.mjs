@@ -2,7 +2,8 @@
 // and writes, then the first wakes up and writes.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { launch, until } from "./chromium.mjs";
+import { launch } from "./chromium.mjs";
+import { until } from "./until.mjs";
 
 const PAGE = "/tests/browser/fence_page.html";
 /** Of each batch. They are stopped at one blow, but each has its lock, its takeover and its writes. */

@@ -3,7 +3,7 @@ import { processes, temporaryFolder } from "./processes.mjs";
 import { until } from "./until.mjs";
 import * as webdriver from "./webdriver.mjs";
 
-export const can = { crash: true, freeze: false, hide: true, collect: true, clearSiteData: true };
+export const can = { crash: true, crashAmong: true, hide: true, files: true, collect: true, clearSiteData: true };
 
 const PREFERENCES = {
   // Every tab has a process, as many tabs as there may be, and takes it along when it is closed.

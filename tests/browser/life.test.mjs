@@ -1,26 +1,18 @@
-// Tabs as they really live: what becomes of a lock whose tab is killed, hangs, is hidden, frozen, cached
-// or reloaded, or whose database goes away. (Guarantees G3 to G6.)
+// Tabs as they really live: what becomes of a lock whose tab is killed, hangs, is frozen, cached or
+// reloaded, or whose database goes away. (Guarantees G3, G4 and G6.)
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { can, launch, testThat, until } from "./engine.mjs";
+import { engine, launch, testThat, until } from "./engine.mjs";
 
 const LEASE_MS = 500;
 /** A waiter has the lock of a holder that stopped within a lease and this. */
 const SLACK_MS = 250;
-/** How long a hidden tab holds on, while all the other tests of this file run. */
-const HIDDEN_MS = 60_000 * Number(process.env.TAB_LEASE_HIDDEN_MINUTES ?? 3);
 
 let browser;
-let hidden;
 const tabs = [];
 
-before(async () => {
-  // Hidden pages that never painted are throttled to a timer a minute within seconds, not within one.
-  const flags = ["--enable-features=IntensiveWakeUpThrottling:grace_period_seconds/2"];
-  browser = await launch({ flags });
-  if (can.hide) hidden = await holdHidden();
-});
+before(async () => (browser = await launch()));
 after(() => browser.close());
 afterEach(() => Promise.all(tabs.splice(0).map((tab) => tab.close())));
 
@@ -66,38 +58,6 @@ const queued = (tab, name) =>
 
 const code = (tab) => tab.evaluate(async () => (await window.reason).code);
 
-// ---- Hidden -----------------------------------------------------------------------------------
-
-/** A tab that holds and is hidden, and another that tries for that lock in every way, all along. */
-async function holdHidden() {
-  const [holder, rival] = [await browser.open(), await browser.open()];
-  await hold(holder, "hidden");
-  await holder.evaluate(() => {
-    // How late a timer of this page is that is armed by the one before.
-    window.longest = 0;
-    const tick = (armed) => {
-      longest = Math.max(longest, performance.now() - armed);
-      const now = performance.now();
-      setTimeout(() => tick(now), 50);
-    };
-    tick(performance.now());
-  });
-  await browser.hide(holder);
-  const since = Date.now();
-  await rival.evaluate(() => {
-    Object.assign(window, { tried: 0, got: 0, over: false });
-    (async () => {
-      while (!over) {
-        const lease = (await tabLease.tryAcquire("hidden")) ?? (await tabLease.acquire("hidden", { timeout: 2_000 }).catch(() => null));
-        tried += 1;
-        if (lease) got += 1;
-        await lease?.release();
-      }
-    })();
-  });
-  return { holder, rival, since };
-}
-
 // ---- Killed -----------------------------------------------------------------------------------
 
 async function killed(page, rounds) {
@@ -119,12 +79,12 @@ async function killed(page, rounds) {
   return delays.sort((a, b) => a - b);
 }
 
-testThat("G3 progress: after the renderer of a holder was killed the next has the lock in 150 ms (p95 of 20)", "crash", async () => {
+testThat("G3 progress: after the renderer of a holder was killed the next has the lock in 150 ms (p95 of 20)", "crashAmong", async () => {
   const delays = await killed("/tests/browser/page.html", 20);
   assert.ok(delays[18] <= 150, `${delays.join(", ")} ms`);
 });
 
-testThat("G3 progress: without Web Locks, within the lease", "crash", async () => {
+testThat("G3 progress: without Web Locks, within the lease", "crashAmong", async () => {
   const delays = await killed("/tests/browser/page.html?without=locks", 5);
   assert.ok(delays.at(-1) <= LEASE_MS + SLACK_MS, `${delays.join(", ")} ms`);
 });
@@ -247,7 +207,8 @@ test("8 tabs that reload at random around a counter: no update is lost, no tab i
         while (!over) await tabLease.withLease(name, (lease) => counter.incrementUnder(lease, name)).catch(() => {});
       }, name)
       .catch(() => {});
-  const end = Date.now() + 30_000;
+  const seconds = engine === "chromium" ? 30 : 10;
+  const end = Date.now() + 1_000 * seconds;
   let reloads = 0;
   await Promise.all(
     all.map(async (tab) => {
@@ -260,13 +221,13 @@ test("8 tabs that reload at random around a counter: no update is lost, no tab i
       }
     }),
   );
-  assert.ok(reloads > 40, `${reloads} reloads`);
+  assert.ok(reloads > seconds, `${reloads} reloads`);
   for (const tab of all) {
     await tab.evaluate((name) => tabLease.withLease(name, { timeout: 5_000 }, (lease) => counter.incrementUnder(lease, name)), name);
   }
   const [value, made] = await all[0].evaluate(async (name) => [await counter.read(name), await counter.made(name)], name);
   assert.equal(value, made);
-  assert.ok(made > 100, `${made} increments`);
+  assert.ok(made > 3 * seconds, `${made} increments`);
 });
 
 // ---- The store --------------------------------------------------------------------------------
@@ -359,20 +320,4 @@ test("G6 no wedge: a full disk is a typed error, and costs the others nothing", 
   await queued(other, name);
   await close(other);
   assert.ok((await next).token);
-});
-
-// ---- And all the while ------------------------------------------------------------------------
-
-testThat("G5 staying power: a hidden tab, throttled to a timer a minute, never loses the lock to one that tries all along", "hide", async () => {
-  const { holder, rival, since } = hidden;
-  await pause(Math.max(since + HIDDEN_MS - Date.now(), 0));
-  const { got, tried } = await rival.evaluate(() => ({ got, tried }));
-  assert.equal(got, 0);
-  assert.ok(tried > HIDDEN_MS / 5_000, `${tried} tries`);
-  const { lost, longest } = await holder.evaluate(() => ({ lost: lease.signal.aborted, longest }));
-  assert.equal(lost, false);
-  assert.ok(longest > 20_000, `its timers were at most ${Math.round(longest)} ms late: not throttled`);
-  await holder.evaluate(() => lease.release());
-  await until("the other has it", async () => (await rival.evaluate(() => window.got)) > 0);
-  await Promise.all([holder.close(), rival.close()]);
 });

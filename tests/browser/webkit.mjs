@@ -4,7 +4,7 @@ import { processes, start, temporaryFolder, threads } from "./processes.mjs";
 import { until } from "./until.mjs";
 import * as webdriver from "./webdriver.mjs";
 
-export const can = { crash: true, freeze: false, hide: true, collect: true, clearSiteData: false };
+export const can = { crash: true, hide: true, collect: true, clearSiteData: false };
 
 /** A display; Xvfb chooses its number and tells it. */
 async function display() {

@@ -22,6 +22,11 @@ async function open() {
   return tab;
 }
 
+async function close(tab) {
+  tabs.splice(tabs.indexOf(tab), 1);
+  await tab.close();
+}
+
 let names = 0;
 const fresh = () => `test ${++names}`;
 
@@ -71,7 +76,7 @@ test("the same contexts without the lock lose updates", async () => {
 const ENDS = {
   iframe: { what: "an iframe that is removed", end: (tab) => tab.evaluate(() => contexts.iframe.end()) },
   dedicated: { what: "a dedicated worker that is terminated", end: (tab) => tab.evaluate(() => contexts.dedicated.end()) },
-  shared: { what: "a shared worker that ends with its last page", end: (tab) => tab.close() },
+  shared: { what: "a shared worker that ends with its last page", end: close },
   service: {
     what: "a service worker that is stopped",
     end: (tab) => browser.stopServiceWorkers(tab),

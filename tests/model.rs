@@ -134,6 +134,7 @@ fn kind(tab: usize, len: u32) -> Kind {
         len,
         idle: len,
         hidden: len,
+        hides_first: false,
         beacon: false,
         offset: 5 * tab as u64,
         join: true,
@@ -148,6 +149,12 @@ impl World {
             kind.idle = *len;
             kind.hidden = *len;
         }
+        self
+    }
+
+    /// All pages are hidden, to begin with.
+    fn hidden_first(mut self) -> Self {
+        self.kinds.iter_mut().for_each(|k| k.hides_first = true);
         self
     }
 
@@ -452,7 +459,7 @@ mutations! {
     shortened_not_cut: ShortenedNotCut breaks G1 in two(4, CALM).beacons(6);
     belief_outlives_stopping: BeliefOutlivesStopping breaks G1 in two(3, Budget { stops: 1, ..CALM });
     leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { stops: 1, late: 1, ..CALM });
-    queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(6, Budget { hides: 2, late: 2, ..CALM }).hiding(6);
+    queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(3, Budget { hides: 1, late: 2, ..CALM }).lens(&[1, 1]).hiding(4).hidden_first().first_comes_again();
     retake_shortens: RetakeShortens breaks G1 in two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
     belief_outlives_closing: BeliefOutlivesClosing breaks G1 in two(3, Budget { closings: 1, ..CALM });
 }

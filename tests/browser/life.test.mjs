@@ -165,9 +165,8 @@ testThat("G6 no wedge: a waiter that is frozen holds nobody up, and asks again w
   const first = waits(frozen, name);
   await queued(frozen, name);
   await browser.freeze(frozen);
-  await until("its request has ended", () => last.evaluate(async () => (await tabLease.query()).pending.length === 0));
   const second = waits(last, name);
-  await queued(last, name);
+  await until("both wait", () => last.evaluate(async () => (await tabLease.query()).pending.length === 2));
   await holder.evaluate(() => lease.release());
   const next = await second;
   await browser.thaw(frozen);

@@ -135,13 +135,13 @@ pub async fn reopens_after_a_deletion(place: Indexed) {
     held(store.apply("inbox", ask()).await.unwrap());
 }
 
-/// The holder notices: its renewal finds no record.
+/// The holder is told before the connection closes.
 pub async fn reopens_after_a_lost_connection(place: Indexed) {
     let lock = CrossProcessStoreLock::new(place.open(), "inbox", "one");
     let guard = lock.spin_lock(None).await.unwrap();
     done(destroy(&place.0)).await;
     let lost = guard.lost().await;
-    assert_eq!(lost.reason, tab_lease::LossReason::Superseded);
+    assert_eq!(lost.reason, tab_lease::LossReason::StoreClosed);
     assert!(!guard.is_held());
     let again = lock.spin_lock(None).await.unwrap();
     assert!(again.token() > guard.token(), "tokens outlive a deletion");
@@ -277,6 +277,7 @@ pub async fn a_fenced_transaction_is_committed_by_a_holder_only(place: Indexed) 
         lease_ms: 60_000,
         heartbeat_ms: 50_000,
         idle_lease_ms: 60_000,
+        hidden_lease_ms: 60_000,
         ..tab_lease::Config::default()
     };
     let lock = CrossProcessStoreLock::with_config(store, "inbox", "one", config).unwrap();

@@ -278,6 +278,13 @@ impl Mutation {
     /// The record as a rule that looks away from something sees it.
     fn missee(self, found: &Record, command: &Command) -> Record {
         let mut seen = found.clone();
+        if let (Self::QueuedLengthShrinks, Command::Take(take)) = (self, command) {
+            let me = seen.queue.iter_mut().find(|w| w.who == take.who);
+            for me in me.into_iter().filter(|me| me.len > take.len) {
+                // The rule renews an old stamp.
+                (me.len, me.at) = (take.len, 0);
+            }
+        }
         let to = match (self, command) {
             (Self::PassToAnybody, Command::Pass { to, .. }) => to,
             (Self::DelegatedTakeByAnybody, Command::Take(take)) => &take.who,
@@ -316,10 +323,6 @@ impl Mutation {
             (Self::RenewalNotCounted, Command::Renew { .. }) => write.count = found.count,
             (Self::RetakeNotCounted, Command::Take(_)) if retake => write.count = found.count,
             (Self::RetakeShortens, Command::Take(take)) if retake => write.len = take.len,
-            (Self::QueuedLengthShrinks, Command::Take(take)) => {
-                let me = write.queue.iter_mut().find(|w| w.who == take.who);
-                me.into_iter().for_each(|me| me.len = take.len);
-            }
             (Self::TokenKept, _) => write.token = found.token,
             (Self::QuitGrantsNobody, Command::Quit { .. }) if write.holder != found.holder => {
                 write.holder = None;

@@ -41,8 +41,10 @@ pub struct Kind {
     pub len: u32,
     /// … and while nobody waits, if it has a beacon …
     pub idle: u32,
-    /// … and while its page is hidden.
+    /// … and while its page is hidden …
     pub hidden: u32,
+    /// … as it is from the beginning.
+    pub hides_first: bool,
     /// Whether its tab has a beacon.
     pub beacon: bool,
     /// Its clock is this far ahead of the world's.
@@ -307,7 +309,7 @@ impl Model for World {
         let tab = |kind: &Kind| Tab {
             participant: self.participant(kind),
             life: Life::Awake,
-            hidden: false,
+            hidden: kind.hides_first,
             requests: 0,
             asking: None,
             lease: None,
@@ -1344,7 +1346,9 @@ impl World {
             idle: kind.idle,
             hidden: kind.hidden,
         };
-        Participant::new(tab_name(kind.tab), lens, margin)
+        let mut participant = Participant::new(tab_name(kind.tab), lens, margin);
+        participant.hide(kind.hides_first);
+        participant
     }
 
     /// Two granules; nothing where a clock tells every tick.

@@ -452,15 +452,13 @@ impl BackingStore for IndexedDbStore {
     type Error = IndexedDbError;
 
     async fn apply(&self, key: &str, command: Command) -> Result<Outcome, IndexedDbError> {
-        if let Command::Renew { who, len, .. } = &command
-            && *len > 0
-        {
-            return self
-                .bounded(async |db| self.shared.renew(db, key, who, &command).await)
-                .await;
-        }
-        self.bounded(async |db| self.shared.transact(db, key, &command).await)
-            .await
+        self.bounded(async |db| match &command {
+            Command::Renew { who, len, .. } if *len > 0 => {
+                self.shared.renew(db, key, who, &command).await
+            }
+            _ => self.shared.transact(db, key, &command).await,
+        })
+        .await
     }
 
     fn leave(&self, key: &str, who: &Requester) {

@@ -459,7 +459,7 @@ mutations! {
     shortened_not_cut: ShortenedNotCut breaks G1 in two(4, CALM).beacons(6);
     belief_outlives_stopping: BeliefOutlivesStopping breaks G1 in two(3, Budget { stops: 1, ..CALM });
     leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { stops: 1, late: 1, ..CALM });
-    queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(3, Budget { hides: 1, late: 2, ..CALM }).lens(&[1, 1]).hiding(4).hidden_first().first_comes_again();
+    queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1]).hiding(4).hidden_first().first_comes_again();
     retake_shortens: RetakeShortens breaks G1 in two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
     belief_outlives_closing: BeliefOutlivesClosing breaks G1 in two(3, Budget { closings: 1, ..CALM });
 }

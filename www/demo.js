@@ -7,7 +7,7 @@ import { startLate } from "./late.js";
 import { announce, answers, events, hello, hueOf, join, me, on } from "./tabs.js";
 import { drawLog, startTimeline } from "./timeline.js";
 
-// Longer than the default: a hidden tab renews at most once a second.
+// Longer than the default, so that one sees it run out.
 const LEASE_MS = 3000;
 const POLL_MS = 500;
 const HELLO_MS = 2000;
@@ -88,6 +88,8 @@ const ADVICE = {
   BAD_ARGUMENT: "Change what was given: nothing was asked for yet.",
   LEASE_SUPERSEDED: "What the lock protects must not be written any more. Acquire again, and reload it first.",
   LEASE_EXPIRED: "What the lock protects must not be written any more. Acquire again, and reload it first.",
+  LEASE_SUSPENDED: "This tab was frozen, and let go before. Acquire again, and reload what the lock protects first.",
+  LEASE_STORE_CLOSED: "The database was deleted or upgraded. Acquire again, and reload what the lock protects first.",
   LEASE_STORE_FAILED: "What the lock protects must not be written any more. Acquire again once IndexedDB works.",
   STORE_UNAVAILABLE: "Allow site data for this page, or leave the private window.",
   STORE_BLOCKED: "Close the other tabs of this page.",
@@ -223,6 +225,17 @@ async function hang() {
   setText($("phase-detail"), `Awake again, after hanging for ${seconds} s.`);
 }
 
+/** What a browser tells a page that it is about to freeze, and one that goes on. The page itself stays awake here. */
+function freeze() {
+  const frozen = $("freeze").getAttribute("aria-pressed") !== "true";
+  $("freeze").setAttribute("aria-pressed", String(frozen));
+  setText($("freeze"), frozen ? "Let it go on" : "Freeze this tab");
+  // Before it stops, or when it goes on: a frozen page is silent.
+  if (frozen) announce({ lock: lockName(), kind: "frozen" });
+  document.dispatchEvent(new Event(frozen ? "freeze" : "resume"));
+  if (!frozen) announce({ lock: lockName(), kind: "resumed" });
+}
+
 function hangHint() {
   const seconds = Number($("hang-seconds").value) || 0;
   const outcome =
@@ -236,11 +249,12 @@ function hangHint() {
 
 const tabOf = (clientId) => clientId.slice(0, clientId.lastIndexOf("#"));
 
-function person({ clientId, since }, ...more) {
+function person({ clientId, since, leaseMs }, ...more) {
   const tab = tabOf(clientId);
+  const lease = (ms) => (ms === undefined ? "" : `, lease ${(ms / 1000).toLocaleString("en")} s,`);
   return [
     badge(tab, hueOf(tab)),
-    el("span", {}, tab === me ? " this tab" : answers(tab) ? "" : " no answer", ...more, " for ", el("span", { class: "ticking", "data-since": since })),
+    el("span", {}, tab === me ? " this tab" : answers(tab) ? "" : " no answer", ...more, lease(leaseMs), " for ", el("span", { class: "ticking", "data-since": since })),
     el("code", { class: "client muted" }, clientId),
   ];
 }
@@ -331,6 +345,7 @@ const submits = (form, id, action) => {
 submits("acquire-form", "acquire", acquire);
 submits("hold-form", "hold", hold);
 submits("hang-form", "hang", hang);
+$("freeze").onclick = freeze;
 $("try").onclick = enabled("try", () => take((name, signal) => locks.tryAcquire(name, { signal })));
 $("cancel").onclick = enabled("cancel", () => waiting.abort());
 $("release").onclick = enabled("release", release);
@@ -365,5 +380,8 @@ const look = seen(() => {
 setInterval(seen(refresh), POLL_MS);
 setInterval(seen(tick), 100);
 setInterval(seen(hello), HELLO_MS);
-document.addEventListener("visibilitychange", look);
+document.addEventListener("visibilitychange", () => {
+  announce({ lock: lockName(), kind: document.hidden ? "hidden" : "shown" });
+  look();
+});
 look();

@@ -24,6 +24,8 @@ function stretches(lock, now) {
   const heard = (tab) => (answers(tab) ? now : (roster.get(tab)?.heard ?? now));
 
   for (const { tab, kind, at, token, seconds, ...event } of events) {
+    // What a page went through says nothing about a wait.
+    if (["hidden", "shown", "frozen", "resumed"].includes(kind)) continue;
     if (kind === "hangs") add(tab, "silent", at, Math.min(at + seconds * 1000, now));
     if (event.lock !== lock) continue;
     if (kind === "waits") waiting.set(tab, at);
@@ -152,6 +154,10 @@ const WORDS = {
   refused: () => "tried: held by another tab",
   failed: ({ code }) => `failed: ${code}`,
   hangs: ({ seconds }) => `hangs for ${seconds} s`,
+  hidden: () => "is hidden: asks for a lease of 10 s, and keeps the lock",
+  shown: () => "is shown again: the usual lease will do",
+  frozen: () => "is frozen: has let go before it stops",
+  resumed: () => "goes on after a freeze: asks anew if it waits",
 };
 
 const time = new Intl.DateTimeFormat(undefined, {

@@ -14,7 +14,7 @@ pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 /// of its death (see [`Liveness`](crate::Liveness)): it doubles with each renewal, of which there are
 /// three in its length. The first waiter that comes brings [`LEASE_DURATION_MS`] back; only a holder
 /// that hangs when nobody waits keeps the lock for as long as this.
-pub const IDLE_LEASE_MS: u32 = 15_000;
+pub const IDLE_LEASE_MS: u32 = 20_000;
 
 /// How long a lease is while the holder's page is hidden, in ms (see
 /// [`Lifecycle`](crate::Lifecycle)), since timers of hidden pages are up to a second late, and more on a

@@ -14,7 +14,7 @@ const PLAN = {
   cold: { ops: 3, ms: 50, gap: 60 },
   fenced: { ops: 5, ms: 50 },
   contention: { tabs: [2], ms: 600 },
-  idle: { ms: 500 },
+  idle: { settled: 500, ms: 500 },
 };
 
 test("the benchmark measures every contender, and the locks lose no update", async () => {

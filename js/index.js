@@ -222,10 +222,10 @@ async function bounded(promise, signal, ms, late) {
 let collected;
 
 function watchCollection(lease, held) {
-  collected ??= new FinalizationRegistry(({ name, raw, controller }) => {
-    console.warn(`tab-lease: a lease of ${quoted(name)} was garbage-collected without release(); it is released now`);
-    raw.release();
-    controller.abort(lost(name, raw.token, "LEASE_COLLECTED"));
+  collected ??= new FinalizationRegistry((held) => {
+    console.warn(`tab-lease: a lease of ${quoted(held.name)} was garbage-collected without release(); it is released now`);
+    held.raw.release();
+    held.end("LEASE_COLLECTED");
   });
   collected.register(lease, held, held);
 }
@@ -260,46 +260,75 @@ function asked(signal, look) {
   });
 }
 
+/**
+ * What is held, and how that ends. It may outlive its `Lease`, which it does not refer to: else that
+ * would never be collected.
+ */
+class Held {
+  #error;
+  #controller;
+
+  constructor(name, raw) {
+    this.name = name;
+    this.raw = raw;
+    raw.lost().then(({ code }) => {
+      // Nothing is left to be released.
+      collected.unregister(this);
+      this.end(code);
+    });
+  }
+
+  /** It is lost, for that reason, unless there was one before. */
+  end(code) {
+    this.#error ??= lost(this.name, this.raw.token, code);
+    this.#controller?.abort(this.#error);
+    return this.#error;
+  }
+
+  /** Throws if it is lost, as far as is known. */
+  check() {
+    if (!this.raw.isHeld()) this.end("LEASE_EXPIRED");
+    if (this.#error) throw this.#error;
+  }
+
+  /** Made when it is first asked for: whoever waits for a lease should not wait for that as well. */
+  get signal() {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      asked(this.#controller.signal, () => {
+        if (!this.raw.isHeld()) this.end("LEASE_EXPIRED");
+      });
+      if (this.#error) this.#controller.abort(this.#error);
+    }
+    return this.#controller.signal;
+  }
+}
+
 class Lease {
-  #name;
-  #raw;
-  #app;
-  #controller = new AbortController();
   #held;
+  #app;
   #released;
 
   constructor(name, raw, app) {
-    this.#name = name;
-    this.#raw = raw;
+    this.#held = new Held(name, raw);
     this.#app = app;
-    // Nothing that outlives this object may refer to it, or it would never be collected.
-    const controller = this.#controller;
-    const held = (this.#held = { name, raw, controller });
-    watchCollection(this, held);
-    asked(controller.signal, () => {
-      if (!raw.isHeld()) controller.abort(lost(name, raw.token, "LEASE_EXPIRED"));
-    });
-    raw.lost().then(({ code }) => {
-      // Nothing is left to be released.
-      collected.unregister(held);
-      controller.abort(lost(name, raw.token, code));
-    });
+    watchCollection(this, this.#held);
   }
 
   get name() {
-    return this.#name;
+    return this.#held.name;
   }
 
   get token() {
-    return this.#raw.token;
+    return this.#held.raw.token;
   }
 
   get dirty() {
-    return this.#raw.dirty;
+    return this.#held.raw.dirty;
   }
 
   get signal() {
-    return this.#controller.signal;
+    return this.#held.signal;
   }
 
   fence(transaction) {
@@ -346,8 +375,8 @@ class Lease {
 
   /** Throws if the lease is known to be over. */
   #check() {
-    this.signal.throwIfAborted();
-    if (this.#released) throw lost(this.#name, this.token, "LEASE_RELEASED");
+    this.#held.check();
+    if (this.#released) throw lost(this.name, this.token, "LEASE_RELEASED");
   }
 
   /** Fences a transaction of the platform's; resolves when the check has passed. */
@@ -357,7 +386,7 @@ class Lease {
       settle = (failure) => (failure ? reject(this.#failed(failure)) : resolve());
     });
     try {
-      this.#raw.fence(transaction, reads, settle);
+      this.#held.raw.fence(transaction, reads, settle);
     } catch (failure) {
       throw this.#failed(failure);
     }
@@ -369,15 +398,14 @@ class Lease {
     const { code, detail, cause } = failure;
     if (code === "UNFIT") return bad(TypeError, `the transaction cannot be fenced: ${detail}`);
     if (code === "ABORTED") return cause;
-    if (!(code in LOSSES)) return failed(this.#name, undefined, failure);
+    if (!(code in LOSSES)) return failed(this.name, undefined, failure);
     // Now, not when the loss gets here by its own way.
-    this.#controller.abort(lost(this.#name, this.token, code));
-    return this.#controller.signal.reason;
+    return this.#held.end(code);
   }
 
   release() {
     collected.unregister(this.#held);
-    this.#released ??= this.#raw.release();
+    this.#released ??= this.#held.raw.release();
     return this.#released;
   }
 
@@ -446,7 +474,8 @@ class Locks {
   }
 
   async acquire(name, options) {
-    return this.#acquire(checkText(name, "name"), checkOptions(options, ["timeout", "signal", "scope"]));
+    // `await`: to return a promise as it is takes two turns more.
+    return await this.#acquire(checkText(name, "name"), checkOptions(options, ["timeout", "signal", "scope"]));
   }
 
   async tryAcquire(name, options) {
@@ -500,7 +529,7 @@ export function createLocks(settings) {
 let shared;
 const locks = () => (shared ??= new Locks());
 
-export const acquire = async (...args) => locks().acquire(...args);
-export const tryAcquire = async (...args) => locks().tryAcquire(...args);
-export const withLease = async (...args) => locks().withLease(...args);
-export const query = async () => locks().query();
+export const acquire = (...args) => locks().acquire(...args);
+export const tryAcquire = (...args) => locks().tryAcquire(...args);
+export const withLease = (...args) => locks().withLease(...args);
+export const query = () => locks().query();

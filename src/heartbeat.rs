@@ -41,7 +41,6 @@ pub(crate) async fn keep<S: BackingStore>(shared: Arc<Shared<S>>, tenure: Arc<Te
             tenure.enter(Phase::Released);
         }
         End::Released(Some(Release::Delegate(grant, pass))) => {
-            shared.tell(&Message::Grant(grant.clone()));
             shared.answer_tries(false);
             tenure.enter(Phase::Released);
             // Callers that come now need not wait for what follows the message.
@@ -59,6 +58,7 @@ enum End {
     Told,
     /// The guards have been told; the store has not.
     Lost(Command),
+    /// Of a delegation the message has been sent.
     Released(Option<Release>),
 }
 
@@ -83,12 +83,14 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         if tenure.phase() == Phase::Lingering {
             look = look.min(lingers_until);
         }
+        // Kept for the whole turn: to clear a timer takes longer than to hand the lock over.
+        let mut timer = pin!(sleep_until(shared.clock, look));
         if !stirred && shared.clock.now() < look {
             tokio::select! {
                 biased;
                 () = &mut closing => return closed(shared, tenure),
                 () = tenure.stirred.notified() => {}
-                () = sleep_until(shared.clock, look) => {}
+                () = &mut timer => {}
             }
         }
         stirred = false;
@@ -107,8 +109,13 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 let claimed = !state.participant.is_unclaimed();
                 let over = state.is_wanted() || !shared.lingers(&state);
                 if sent >= lingers_until || claimed && over {
+                    let release = state.release(sent, shared.is_mute());
+                    drop(state);
+                    if let Some(Release::Delegate(grant, _)) = &release {
+                        shared.tell(&Message::Grant(grant.clone()));
+                    }
                     tracing::debug!(key = shared.key, token = tenure.token, "lock released");
-                    return End::Released(state.release(sent, shared.is_mute()));
+                    return End::Released(release);
                 }
                 tenure.enter(Phase::Lingering);
             } else if state.is_tried() {

@@ -505,12 +505,16 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             }
             Err(LockError::Timeout)
         };
+        let late = async {
+            match deadline {
+                Some(deadline) => sleep_until(shared.clock, deadline).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             found = search => found,
-            () = sleep_until(self.shared.clock, deadline.unwrap_or(Duration::MAX)) => {
-                Err(LockError::Timeout)
-            }
+            () = late => Err(LockError::Timeout),
         }
     }
 
@@ -696,8 +700,9 @@ impl<S: BackingStore> Shared<S> {
         if !std::mem::replace(&mut state.watched, true) {
             Spawner::current().spawn(heartbeat::watch(Arc::downgrade(self)));
         }
-        Spawner::current().spawn(heartbeat::keep(Arc::clone(self), tenure));
+        // Whoever waited goes on first.
         self.wake();
+        Spawner::current().spawn(heartbeat::keep(Arc::clone(self), tenure));
     }
 
     /// The lease is lost: the guards are told at once, the store in its time.

@@ -213,6 +213,22 @@ test("withLease releases however the callback ends, and tells of a loss", async 
   assert.equal(ends.lost.error.code, "LEASE_STORE_CLOSED");
 });
 
+test("a signal that is first asked for after the loss is aborted, and says why", async () => {
+  const name = fresh();
+  const tab = await open();
+  const late = await tab.evaluate(async (name) => {
+    const [lease, shared] = [await tabLease.acquire(name), await tabLease.acquire(name)];
+    indexedDB.deleteDatabase("tab-lease");
+    await aborted(lease.signal);
+    await new Promise((resolve) => setTimeout(resolve));
+    let calls = 0;
+    shared.signal.onabort = () => calls++;
+    const thrown = await outcome((async () => shared.signal.throwIfAborted())());
+    return { aborted: shared.signal.aborted, same: shared.signal === shared.signal, code: shared.signal.reason.code, token: shared.signal.reason.token === shared.token, thrown: thrown.error.code, calls };
+  }, name);
+  assert.deepEqual(late, { aborted: true, same: true, code: "LEASE_STORE_CLOSED", token: true, thrown: "LEASE_STORE_CLOSED", calls: 0 });
+});
+
 test("await using releases at the end of the block", async () => {
   const name = fresh();
   const [tab, other] = [await open(), await open()];

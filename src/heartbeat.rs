@@ -235,6 +235,8 @@ fn closed<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) -> End
 /// Tells of a lease that ran out while nothing of this page ran, before anything else of it runs again:
 /// the heartbeat's own timer would wait its turn behind the page's. One for each lock object that holds.
 pub(crate) async fn watch<S: BackingStore>(shared: Weak<Shared<S>>) {
+    // Nothing runs out in the turns that it takes whoever waited to go on.
+    step_back().await;
     loop {
         let Some((clock, end)) = shared.upgrade().and_then(|shared| {
             let good_until = shared.state().watched_until();

@@ -697,12 +697,12 @@ impl<S: BackingStore> Shared<S> {
         state.reserved = Some(tenure.guard());
         state.tenure = Some(Arc::clone(&tenure));
         state.store_failed = false;
-        if !std::mem::replace(&mut state.watched, true) {
-            Spawner::current().spawn(heartbeat::watch(Arc::downgrade(self)));
-        }
         // Whoever waited goes on first.
         self.wake();
         Spawner::current().spawn(heartbeat::keep(Arc::clone(self), tenure));
+        if !std::mem::replace(&mut state.watched, true) {
+            Spawner::current().spawn(heartbeat::watch(Arc::downgrade(self)));
+        }
     }
 
     /// The lease is lost: the guards are told at once, the store in its time.

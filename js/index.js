@@ -285,9 +285,14 @@ class Held {
     return this.#error;
   }
 
+  #look() {
+    const code = this.raw.loss();
+    if (code) this.end(code);
+  }
+
   /** Throws if it is lost, as far as is known. */
   check() {
-    if (!this.raw.isHeld()) this.end("LEASE_EXPIRED");
+    this.#look();
     if (this.#error) throw this.#error;
   }
 
@@ -295,9 +300,7 @@ class Held {
   get signal() {
     if (!this.#controller) {
       this.#controller = new AbortController();
-      asked(this.#controller.signal, () => {
-        if (!this.raw.isHeld()) this.end("LEASE_EXPIRED");
-      });
+      asked(this.#controller.signal, () => this.#look());
       if (this.#error) this.#controller.abort(this.#error);
     }
     return this.#controller.signal;
@@ -313,6 +316,11 @@ class Lease {
     this.#held = new Held(name, raw);
     this.#app = app;
     watchCollection(this, this.#held);
+  }
+
+  /** Throws if it is lost, as far as is known. */
+  static check(lease) {
+    lease.#held.check();
   }
 
   get name() {
@@ -495,7 +503,7 @@ class Locks {
     try {
       const result = await callback(lease);
       // The section was not protected to its end: its caller must not take it for done.
-      lease.signal.throwIfAborted();
+      Lease.check(lease);
       return result;
     } finally {
       await lease.release();

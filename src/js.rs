@@ -16,6 +16,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{IdbDatabase, IdbTransaction};
 
+use crate::guard::Phase;
 use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, database, fence};
 use crate::{
@@ -169,14 +170,16 @@ pub struct RawLease {
 
 #[wasm_bindgen]
 impl RawLease {
-    /// Whether the lease is still good, by the clock: a page that hung may ask before anybody could tell
-    /// it. True once it was released.
-    #[wasm_bindgen(js_name = isHeld)]
-    pub fn is_held(&self) -> bool {
-        self.guard
-            .borrow()
-            .as_ref()
-            .is_none_or(|guard| guard.is_held())
+    /// Why the lease is not good any more, if so, also by the clock: a page that hung may ask before
+    /// anybody could tell it. Never of one that was released.
+    pub fn loss(&self) -> Option<String> {
+        let guard = self.guard.borrow();
+        let guard = guard.as_ref().filter(|guard| !guard.is_held())?;
+        let reason = match guard.tenure().phase() {
+            Phase::Lost(reason) => reason,
+            _ => LossReason::Expired,
+        };
+        Some(code_of(reason).to_owned())
     }
 
     /// Resolves with `{ code }` when the lease is lost; never, if it is released before.

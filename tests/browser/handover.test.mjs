@@ -19,11 +19,7 @@ async function open() {
 let names = 0;
 const fresh = () => `test ${++names}`;
 
-const waiters = (tab, name) =>
-  tab.evaluate(
-    async (name) => (await tabLease.query()).pending.filter((waiter) => waiter.name === name).length,
-    name,
-  );
+const waiters = (tab, name) => tab.evaluate((name) => waiting(name), name);
 
 test("G3 progress: after a release the longest-waiting tab gets the lock", async () => {
   const name = fresh();

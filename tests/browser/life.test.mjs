@@ -166,7 +166,7 @@ testThat("G6 no wedge: a waiter that is frozen holds nobody up, and asks again w
   await queued(frozen, name);
   await browser.freeze(frozen);
   const second = waits(last, name);
-  await until("both wait", () => last.evaluate(async () => (await tabLease.query()).pending.length === 2));
+  await until("both wait", () => last.evaluate(async (name) => (await waiting(name)) === 2, name));
   await holder.evaluate(() => lease.release());
   const next = await second;
   await browser.thaw(frozen);

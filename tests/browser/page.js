@@ -35,4 +35,7 @@ const aborted = (signal) =>
     else signal.addEventListener("abort", () => resolve(signal.reason), { once: true });
   });
 
-Object.assign(window, { tabLease, counter, started, start, outcome, aborted, ready: true });
+/** How many wait for that lock. Of others some may stand in the queue whose tabs are long gone. */
+const waiting = async (name) => (await tabLease.query()).pending.filter((waiter) => waiter.name === name).length;
+
+Object.assign(window, { tabLease, counter, started, start, outcome, aborted, waiting, ready: true });

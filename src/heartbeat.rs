@@ -83,7 +83,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         if tenure.phase() == Phase::Lingering {
             look = look.min(lingers_until);
         }
-        // Kept for the whole turn: to clear a timer takes longer than to hand the lock over.
+        // Kept for the whole turn: a hand-over does not wait until it is cleared.
         let mut timer = pin!(sleep_until(shared.clock, look));
         if !stirred && shared.clock.now() < look {
             tokio::select! {
@@ -235,7 +235,7 @@ fn closed<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) -> End
 /// Tells of a lease that ran out while nothing of this page ran, before anything else of it runs again:
 /// the heartbeat's own timer would wait its turn behind the page's. One for each lock object that holds.
 pub(crate) async fn watch<S: BackingStore>(shared: Weak<Shared<S>>) {
-    // Nothing runs out in the turns that it takes whoever waited to go on.
+    // Whoever waited goes on first; if it hangs at once, the look below still comes before the next task.
     step_back().await;
     loop {
         let Some((clock, end)) = shared.upgrade().and_then(|shared| {

@@ -127,6 +127,23 @@ test("G3, G4: of a tab that hangs the waiter gets the lock, and it learns of tha
   }
 });
 
+test("G4: a tab that hangs as soon as it has the lock learns of the loss before its next task", async () => {
+  const name = fresh();
+  const tab = await open();
+  const order = await tab.evaluate(async (name) => {
+    const order = [];
+    const lease = await tabLease.acquire(name);
+    // Neither asks the signal: that would look at the clock.
+    lease.signal.addEventListener("abort", () => order.push("told"));
+    const later = new Promise((resolve) => setTimeout(() => resolve(order.push("timer"))));
+    const end = performance.now() + 1_500;
+    while (performance.now() < end);
+    await later;
+    return order;
+  }, name);
+  assert.deepEqual(order, ["told", "timer"]);
+});
+
 // ---- Frozen, cached ---------------------------------------------------------------------------
 
 testThat("G3, G4: of a tab that is frozen the waiter gets the lock at once, and it knows when it goes on", "freeze", async () => {

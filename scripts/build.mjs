@@ -7,7 +7,11 @@ import { env, must, root, say, script } from "./lib.mjs";
 import { setupBuild } from "./setup.mjs";
 
 /** Everything that importing the package makes a page download. */
-const SHIPPED = ["pkg/tab_lease_bg.wasm", "pkg/tab_lease.js", "js/index.js"];
+const SHIPPED = [
+  "pkg/tab_lease_bg.wasm",
+  "pkg/tab_lease.js",
+  ...readdirSync(join(root, "js")).filter((file) => file.endsWith(".js")).map((file) => `js/${file}`),
+];
 
 /**
  * The most that all of it may weigh, brotli-compressed, in bytes. Eleven thousand of it are the one-hop
@@ -15,7 +19,7 @@ const SHIPPED = ["pkg/tab_lease_bg.wasm", "pkg/tab_lease.js", "js/index.js"];
  * hung: notes, the page's events, the watch, databases that are closed by others; seven thousand fenced
  * transactions: their check and its wiring, renewals that queue behind them, and the JavaScript around it.
  */
-const BUDGET = 82_000;
+const BUDGET = 84_000;
 
 const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : []);
 

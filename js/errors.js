@@ -1,0 +1,72 @@
+// The errors that callers get: each has a `name` and a stable `code`, and says what happened to the lock.
+
+/** An error with a stable `code`. */
+class CodedError extends Error {
+  constructor(code, message, options) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The lock was not to be had within the caller's `timeout`. Nothing is held. */
+export class TimeoutError extends CodedError {
+  static {
+    this.prototype.name = "TimeoutError";
+  }
+}
+
+/** The lease ended under its holder: what it protects must not be written any more. */
+export class LeaseLostError extends CodedError {
+  static {
+    this.prototype.name = "LeaseLostError";
+  }
+}
+
+/** IndexedDB, or the package's own wasm, was not to be had. `cause` says why. Nothing is held. */
+export class StoreError extends CodedError {
+  static {
+    this.prototype.name = "StoreError";
+  }
+}
+
+export const LOSSES = {
+  LEASE_SUPERSEDED: "another tab has taken over, or the lease record was deleted",
+  LEASE_EXPIRED: "it ran out before this tab could renew it: the tab was suspended, throttled or too busy",
+  LEASE_STORE_FAILED: "it ran out while IndexedDB failed or did not answer",
+  LEASE_SUSPENDED: "this page was frozen, or left and kept for the way back; it let go before",
+  LEASE_STORE_CLOSED: "the lease database was deleted, or upgraded by another version of the app",
+  LEASE_COLLECTED: "it was garbage-collected without having been released",
+  LEASE_RELEASED: "it was released before",
+};
+
+const FAILURES = {
+  STORE_LOAD_FAILED: "tab-lease's wasm could not be loaded; the next call tries again",
+  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, or a sandboxed frame)",
+  STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
+  STORE_FOREIGN: "the database exists and holds other object stores, but no leases; choose another database name",
+  STORE_CLOSED: "the database that was given to createLocks is closed; make new locks with an open one",
+  STORE_STALLED: "IndexedDB did not answer in time; another tab may be blocking the database",
+  STORE_CORRUPT: "the stored lease record is damaged or not tab-lease's, and was left as it is",
+  STORE_FAILED: "IndexedDB failed",
+};
+
+export const storeError = (code, cause, detail) =>
+  new StoreError(code, FAILURES[code] + (detail ? `: ${detail}` : ""), cause === undefined ? undefined : { cause });
+
+/** Makes the documented error of what Rust rejected with. */
+export function failed(name, timeout, failure) {
+  if (failure?.code === "TIMEOUT") {
+    return new TimeoutError("TIMEOUT", `timed out after ${timeout} ms: the lock ${quoted(name)} is held by somebody else`);
+  }
+  if (failure?.code in FAILURES) return storeError(failure.code, failure.cause, failure.detail);
+  return failure;
+}
+
+export const quoted = (name) => JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
+
+export const lost = (name, token, code) => {
+  const error = new LeaseLostError(code, `the lease of ${quoted(name)} with token ${token} was lost: ${LOSSES[code]}`);
+  return Object.assign(error, { token });
+};
+
+export const bad = (Kind, message, options) => Object.assign(new Kind(message, options), { code: "BAD_ARGUMENT" });

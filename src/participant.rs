@@ -399,6 +399,12 @@ impl Participant {
         self.head.is_some()
     }
 
+    /// Who is the next to hold, as far as is known.
+    #[must_use]
+    pub fn next(&self) -> Option<&Requester> {
+        self.head.as_ref().map(|head| &head.who)
+    }
+
     // ---- Asking ---------------------------------------------------------------------------------
 
     /// How long the observed lease must still stand still before it may be taken over, if one is
@@ -418,10 +424,11 @@ impl Participant {
     /// look more often than a holder beats to take over within a lease and a beat: a twentieth of the
     /// lease, for the first in the queue. Those behind look less often, and leave it the store. Where
     /// a beacon tells of the holder's death only its hanging is left to be seen, and a quarter will do.
+    /// `told`: whether the end of the [suspect](Self::suspect) would be told.
     #[must_use]
-    pub fn look_in(&self, now: Now) -> Option<Duration> {
+    pub fn look_in(&self, now: Now, told: bool) -> Option<Duration> {
         let seen = self.observation.as_ref()?;
-        let pace = if self.suspect().is_some() { 4 } else { 20 };
+        let pace = if told { 4 } else { 20 };
         let behind = u32::try_from(seen.before.len()).unwrap_or(u32::MAX);
         let pace = (seen.len / pace).saturating_mul(behind);
         Some(pace.min(self.ripe_in(now)?))

@@ -539,7 +539,7 @@ fn an_idle_one_has_nothing_due() {
     assert!(!tab.holds(ms(0)));
     assert_eq!(tab.participant.good_until(), None);
     assert_eq!(tab.participant.ripe_in(ms(0)), None);
-    assert_eq!(tab.participant.look_in(ms(0)), None);
+    assert_eq!(tab.participant.look_in(ms(0), true), None);
     assert_eq!(tab.participant.suspect(), None);
     assert_eq!(tab.participant.want(), None);
     assert_eq!(tab.participant.request(), None);
@@ -1512,7 +1512,7 @@ fn a_request_that_has_ended_its_lease_does_not_start_again() {
 fn whoever_started_by_a_message_observes_nothing_any_more() {
     let tab = Tab::started();
     assert_eq!(tab.participant.ripe_in(ms(110)), None);
-    assert_eq!(tab.participant.look_in(ms(110)), None);
+    assert_eq!(tab.participant.look_in(ms(110), true), None);
     assert_eq!(tab.participant.suspect(), None);
 }
 
@@ -1530,7 +1530,7 @@ fn undecided() -> Tab {
 fn whoever_has_to_ask_about_a_message_asks_at_once_and_names_the_giver() {
     let mut tab = undecided();
     assert_eq!(tab.participant.ripe_in(ms(100)), Some(ms(0)));
-    assert_eq!(tab.participant.look_in(ms(100)), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(100), true), Some(ms(0)));
     let proof = Proof::Delegated {
         token: 20,
         from: other(),
@@ -1941,7 +1941,7 @@ fn the_lease_is_taken_over_when_all_before_have_died_in_whatever_order() {
         tab.participant.died(second);
         assert_eq!(tab.participant.suspect(), None);
         assert_eq!(tab.participant.ripe_in(ms(10)), Some(ms(0)));
-        assert_eq!(tab.participant.look_in(ms(10)), Some(ms(0)));
+        assert_eq!(tab.participant.look_in(ms(10), true), Some(ms(0)));
         let proof = Proof::Dead(vec![first.to_owned(), second.to_owned()]);
         assert_eq!(tab.take(ms(10)).proof, proof);
     }
@@ -2024,7 +2024,12 @@ fn the_first_in_the_queue_looks_twenty_times_in_a_lease_or_four_with_a_beacon() 
     for (lit, pace) in [(false, 25), (true, 125)] {
         let mut tab = Tab::new();
         tab.look(ms(0), &behind(&[("other", lit)]));
-        assert_eq!(tab.participant.look_in(ms(0)), Some(ms(pace)));
+        assert_eq!(tab.participant.look_in(ms(0), lit), Some(ms(pace)));
+        assert_eq!(
+            tab.participant.look_in(ms(0), false),
+            Some(ms(25)),
+            "its end would not be told"
+        );
     }
 }
 
@@ -2036,7 +2041,7 @@ fn those_behind_look_less_often() {
             ms(0),
             &behind(&[("other", lit), ("bob", lit), ("eve", lit)]),
         );
-        assert_eq!(tab.participant.look_in(ms(0)), Some(ms(pace)));
+        assert_eq!(tab.participant.look_in(ms(0), lit), Some(ms(pace)));
     }
 }
 
@@ -2044,17 +2049,17 @@ fn those_behind_look_less_often() {
 fn a_waiter_paces_itself_by_the_lease_in_the_record() {
     let mut tab = Tab::new();
     tab.look(ms(0), &waiting(4, IDLE));
-    assert_eq!(tab.participant.look_in(ms(0)), Some(ms(250)));
+    assert_eq!(tab.participant.look_in(ms(0), false), Some(ms(250)));
 }
 
 #[test]
 fn a_waiter_looks_no_later_than_the_observation_is_ripe() {
     let mut tab = Tab::waiting();
-    assert_eq!(tab.participant.look_in(ms(480)), Some(ms(20)));
-    assert_eq!(tab.participant.look_in(ms(600)), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(480), true), Some(ms(20)));
+    assert_eq!(tab.participant.look_in(ms(600), true), Some(ms(0)));
     let crowd = vec![("other", true); 100];
     tab.look(ms(600), &behind(&crowd));
-    assert_eq!(tab.participant.look_in(ms(600)), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(600), true), Some(ms(0)));
 }
 
 /// To somebody else, of the lease that [`Tab::waiting`] waits for.

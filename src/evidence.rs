@@ -23,8 +23,6 @@
 //! assert!(evidence.proves_end("other", Word::Granted { lock: true }));
 //! ```
 
-use std::collections::BTreeSet;
-
 /// Whose lock manager it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Manager {
@@ -55,17 +53,16 @@ pub struct Evidence {
     manager: Manager,
     /// Whose beacons were seen to be held by somebody else. An end is never taken back, so nothing is
     /// ever removed: ten letters for each tab that was met.
-    seen_alive: BTreeSet<String>,
+    seen_alive: Vec<String>,
 }
 
 impl Evidence {
     /// Nothing heard yet.
     #[must_use]
     pub fn new(manager: Manager) -> Self {
-        let seen_alive = BTreeSet::new();
         Self {
             manager,
-            seen_alive,
+            seen_alive: Vec::new(),
         }
     }
 
@@ -74,8 +71,8 @@ impl Evidence {
         match word {
             _ if self.manager == Manager::Foreign => false,
             Word::Held { by_us } => {
-                if !by_us {
-                    self.seen_alive.insert(tab.to_owned());
+                if !by_us && !self.has_seen(tab) {
+                    self.seen_alive.push(tab.to_owned());
                 }
                 false
             }
@@ -86,6 +83,6 @@ impl Evidence {
     /// Whether the end of `tab` could be proved: its beacon was seen while it lived.
     #[must_use]
     pub fn has_seen(&self, tab: &str) -> bool {
-        self.seen_alive.contains(tab)
+        self.seen_alive.iter().any(|seen| seen == tab)
     }
 }

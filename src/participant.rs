@@ -743,8 +743,10 @@ impl Participant {
     /// What the heartbeat has to do now; `None` when nothing is held. `beacon`: whether this tab holds
     /// its beacon.
     ///
-    /// With a beacon and nobody waiting, each renewal asks for twice the length of
-    /// the one before, up to the idle length: the longer nobody wanted the lease, the less it costs.
+    /// With a beacon and nobody waiting, each renewal asks for two sevenths more than the one before, up
+    /// to the idle length. There are three renewals in a lease, so it stays a little shorter than the
+    /// time for which nobody has wanted it: the longer that is, the less the lease costs. And a tab that
+    /// crashes soon costs little to one that is opened after that, and has not seen its beacon.
     pub fn due(&mut self, past: &mut Past, now: Now, beacon: bool, wall: u64) -> Option<Due> {
         let request = self.request?;
         self.holding?;
@@ -772,8 +774,12 @@ impl Participant {
                 wall,
             }));
         }
-        let twice = holding.len.saturating_mul(2).min(self.lens.idle);
-        let len = if idle { len.max(twice) } else { len };
+        let longer = holding.len + (holding.len * 2 / 7).max(1);
+        let len = if idle {
+            len.max(longer.min(self.lens.idle))
+        } else {
+            len
+        };
         if len < holding.len {
             holding.until = holding.until.min(now + millis(len));
             self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));

@@ -6,7 +6,8 @@
 //! - `model/properties.rs`: G1 to G4, as properties of a state;
 //! - `model/faults.rs`: steps that no rule may take;
 //! - `model/progress.rs`: what must come of a world that has become quiet;
-//! - `model/mutation.rs`: how rules are broken, to see that the checker notices.
+//! - `model/mutation.rs`: how rules are broken, to see that the checker notices;
+//! - `model/turns.rs`: a small model of its own, of a tab whose calls overlap or nest.
 //!
 //! `TAB_LEASE_MODEL=large` explores the larger worlds as well (half an hour, and some GB of memory).
 //!
@@ -41,6 +42,8 @@ mod mutation;
 mod progress;
 #[path = "model/properties.rs"]
 mod properties;
+#[path = "model/turns.rs"]
+mod turns;
 #[path = "model/world.rs"]
 mod world;
 
@@ -53,7 +56,7 @@ use mutation::Mutation;
 use properties::{
     BY_MESSAGE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, NO_FORBIDDEN_STEP, SOMEBODY_ELSE, SOUND,
 };
-use world::{Action, Budget, Kind, World};
+use world::{Action, Budget, Kind, Locks, World};
 
 /// Nothing goes wrong, and one waiter makes itself heard.
 const CALM: Budget = Budget {
@@ -87,6 +90,7 @@ fn two(horizon: u64, budget: Budget) -> World {
         wants_stay: false,
         pushy: false,
         long_writes: false,
+        locks: Locks::Shared,
         mutation: None,
     }
 }
@@ -190,6 +194,10 @@ impl World {
             kind.idle = idle;
         }
         self
+    }
+
+    fn locks(self, locks: Locks) -> Self {
+        Self { locks, ..self }
     }
 
     fn wants_stay(self) -> Self {
@@ -352,6 +360,12 @@ worlds! {
     two_tabs_with_idle_leases_and_a_pause: two(5, Budget { pauses: 1, ..CALM }).beacons(4);
     two_tabs_with_beacons_and_a_crash: two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(4);
     two_tabs_with_beacons_and_a_failing_store: two(2, Budget { crashes: 1, failures: 1, late: 1, ..CALM }).beacons(2);
+    two_tabs_with_locks_apart: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Apart);
+    two_tabs_with_locks_apart_and_a_crash: two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Apart);
+    two_tabs_with_null_for_a_lock: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Null);
+    two_tabs_with_null_for_a_lock_and_a_crash: two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Null);
+    two_tabs_with_a_foreign_manager: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Foreign);
+    three_tabs_with_locks_apart: three(3, CALM).beacons(3).locks(Locks::Apart);
     two_tabs_that_hide: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
     two_tabs_that_hide_out_of_order: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4).unordered();
     two_tabs_that_hide_and_a_pause: two(4, Budget { hides: 2, pauses: 1, ..CALM }).hiding(4);
@@ -456,6 +470,10 @@ mutations! {
     delegates_while_writing: DelegatesWhileWriting breaks NO_FORBIDDEN_STEP in two(3, Budget { writes: 1, late: 1, ..CALM });
     dead_holder_is_enough: DeadHolderIsEnough breaks G1 in three(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
     beacon_too_early: BeaconTooEarly breaks G1 in two(3, CALM).beacons(2);
+    unseen_beacon_believed: UnseenBeaconBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Apart);
+    own_hold_believed: OwnHoldBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Apart);
+    null_lock_believed: NullLockBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Null);
+    foreign_manager_believed: ForeignManagerBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Foreign);
     shortened_not_cut: ShortenedNotCut breaks G1 in two(4, CALM).beacons(6);
     belief_outlives_stopping: BeliefOutlivesStopping breaks G1 in two(3, Budget { stops: 1, ..CALM });
     leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { stops: 1, late: 1, ..CALM });

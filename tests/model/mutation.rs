@@ -131,6 +131,14 @@ pub enum Mutation {
     DeadHolderIsEnough,
     /// A beacon is told of before it is held.
     BeaconTooEarly,
+    /// A beacon that was never seen held is believed to have gone out.
+    UnseenBeaconBelieved,
+    /// A beacon's name that the watcher itself held for a moment counts as seen.
+    OwnHoldBelieved,
+    /// A callback without a lock is believed.
+    NullLockBelieved,
+    /// A polyfill is believed.
+    ForeignManagerBelieved,
     /// A holder that sends a shorter renewal goes by the longer one.
     ShortenedNotCut,
     /// A holder lets the database be closed before it lets go of the lease.

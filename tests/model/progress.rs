@@ -2,7 +2,7 @@
 
 use tab_lease::rules::Record;
 
-use crate::world::{Action, Budget, Deed, Life, Pace, State, Tab, World, tab_name};
+use crate::world::{Action, Budget, Deed, Life, Locks, Pace, State, Tab, World, tab_name};
 
 impl World {
     /// G3: nothing is under way and nothing goes wrong any more. Then every tab that runs gets the lock
@@ -24,7 +24,7 @@ impl World {
             closings: self.budget.closings,
             hides: self.budget.hides,
             // Beacons tell of a crash at once.
-            crashes: if self.kinds.iter().all(|kind| kind.beacon) {
+            crashes: if self.locks == Locks::Shared && self.kinds.iter().all(|kind| kind.beacon) {
                 self.budget.crashes
             } else {
                 state.left.crashes
@@ -63,9 +63,7 @@ impl World {
                         *waits = false;
                         self.act(&mut state, i, Deed::Release);
                     } else if *waits {
-                        while self.suspect_is_gone(&state, i) {
-                            self.beacon_out(&mut state, i);
-                        }
+                        while self.hears_of_an_end(&mut state, i) {}
                         self.act(&mut state, i, Deed::Ask);
                     }
                     self.settle(&mut state, i);

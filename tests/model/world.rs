@@ -21,6 +21,7 @@
 use std::time::Duration;
 
 use stateright::{Model, Property};
+use tab_lease::evidence::{Evidence, Manager, Word};
 use tab_lease::participant::{
     Ask, Due, Grant, Heard, Holding, Lens, Now, Participant, Past, Release, Renewed, Taken, Want,
 };
@@ -89,6 +90,19 @@ pub struct Budget {
     pub wall_jumps: u8,
 }
 
+/// What the tabs' lock managers are like, which hold their beacons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locks {
+    /// One manager of the browser's for all.
+    Shared,
+    /// The browser's, but one for each tab: a frame whose locks are partitioned.
+    Apart,
+    /// The browser's, and a wrapper in front of it that calls back with nothing, at any time.
+    Null,
+    /// Somebody's own, which says anything at any time.
+    Foreign,
+}
+
 /// What is explored.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -109,6 +123,7 @@ pub struct World {
     /// Fenced transactions take their time, during which the store does nothing else; and it applies what
     /// all tabs send in the order in which they sent it, as IndexedDB does.
     pub long_writes: bool,
+    pub locks: Locks,
     pub mutation: Option<Mutation>,
 }
 
@@ -172,6 +187,7 @@ pub struct Passing {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tab {
     pub participant: Participant,
+    pub evidence: Evidence,
     pub life: Life,
     pub hidden: bool,
     /// Requests made so far.
@@ -242,8 +258,8 @@ pub enum Action {
     /// That message arrives, and perhaps will again.
     Hear(usize, Copies),
     LoseGrant(usize),
-    /// A tab learns that the one that it watches has ended.
-    BeaconOut(usize),
+    /// A tab hears its lock manager say that of the beacon that it watches.
+    Hark(usize, Word),
     Pause(usize),
     /// Is told that it is about to be paused.
     Stop(usize),
@@ -308,6 +324,7 @@ impl Model for World {
     fn init_states(&self) -> Vec<State> {
         let tab = |kind: &Kind| Tab {
             participant: self.participant(kind),
+            evidence: self.evidence(),
             life: Life::Awake,
             hidden: kind.hides_first,
             requests: 0,
@@ -371,9 +388,8 @@ impl Model for World {
                             actions.push(Action::DeliverAndGoOn(i, k));
                         }
                     }
-                    if self.suspect_is_gone(state, i) {
-                        actions.push(Action::BeaconOut(i));
-                    }
+                    let words = self.words(state, i).into_iter();
+                    actions.extend(words.map(|word| Action::Hark(i, word)));
                     if left.pauses > 0 && tab.requests > 0 {
                         actions.push(Action::Pause(i));
                     }
@@ -584,7 +600,7 @@ impl World {
                 state.left.losses -= 1;
                 state.mail.remove(k);
             }
-            Action::BeaconOut(i) => self.beacon_out(state, i),
+            Action::Hark(i, word) => self.hark(state, i, word),
             Action::Pause(i) => {
                 state.left.pauses -= 1;
                 state.tabs[i].life = Life::Asleep;
@@ -1184,6 +1200,7 @@ impl World {
             // What it knew does not matter any more.
             *tab = Tab {
                 participant: self.participant(kind),
+                evidence: self.evidence(),
                 life: Life::Crashed,
                 hidden: false,
                 requests: kind.requests,
@@ -1285,29 +1302,66 @@ impl World {
 
     // ---- Beacons --------------------------------------------------------------------------------
 
-    /// Whether the tab that this one watches has ended, or seems to have.
-    pub fn suspect_is_gone(&self, state: &State, i: usize) -> bool {
-        let suspect = state.tabs[i].participant.suspect();
-        suspect.is_some_and(|suspect| {
-            let mut tabs = state.tabs.iter().zip(&self.kinds);
-            tabs.any(|(tab, kind)| {
-                let out = tab.life == Life::Crashed || self.mutated(Mutation::BeaconTooEarly);
-                tab_name(kind.tab) == suspect && out
-            })
-        })
+    /// What a tab may be told of the beacon that it watches, by its lock manager. What was true once may
+    /// be told late.
+    fn words(&self, state: &State, i: usize) -> Vec<Word> {
+        let tab = &state.tabs[i];
+        let Some(suspect) = tab.participant.suspect() else {
+            return Vec::new();
+        };
+        let mut tabs = state.tabs.iter().zip(&self.kinds);
+        let gone = tabs.any(|(tab, kind)| {
+            let out = tab.life == Life::Crashed || self.mutated(Mutation::BeaconTooEarly);
+            tab_name(kind.tab) == suspect && out
+        });
+        let held = (!tab.evidence.has_seen(suspect)).then_some(Word::Held { by_us: false });
+        let granted = |lock| Some(Word::Granted { lock });
+        let words = match self.locks {
+            Locks::Shared => [held, granted(true).filter(|_| gone)],
+            // The name is free there, so whoever watches has it for a moment.
+            Locks::Apart => [Some(Word::Held { by_us: true }), granted(true)],
+            Locks::Null => [held, granted(false)],
+            Locks::Foreign => [held, granted(true)],
+        };
+        words.into_iter().flatten().collect()
     }
 
-    pub fn beacon_out(&self, state: &mut State, i: usize) {
-        let participant = &mut state.tabs[i].participant;
+    fn hark(&self, state: &mut State, i: usize, word: Word) {
+        let Tab {
+            participant,
+            evidence,
+            ..
+        } = &mut state.tabs[i];
         let Some(suspect) = participant.suspect().map(str::to_owned) else {
             return;
         };
-        participant.died(&suspect);
-        if self.mutated(Mutation::DeadHolderIsEnough) {
-            for kind in self.kinds.iter().filter(|k| k.tab != self.kinds[i].tab) {
-                participant.died(&tab_name(kind.tab));
+        let word = match (self.mutation, word) {
+            (Some(Mutation::NullLockBelieved), Word::Granted { .. }) => {
+                Word::Granted { lock: true }
+            }
+            (Some(Mutation::OwnHoldBelieved), Word::Held { .. }) => Word::Held { by_us: false },
+            _ => word,
+        };
+        if self.mutated(Mutation::UnseenBeaconBelieved) {
+            evidence.proves_end(&suspect, Word::Held { by_us: false });
+        }
+        if evidence.proves_end(&suspect, word) {
+            participant.died(&suspect);
+            if self.mutated(Mutation::DeadHolderIsEnough) {
+                for kind in self.kinds.iter().filter(|k| k.tab != self.kinds[i].tab) {
+                    participant.died(&tab_name(kind.tab));
+                }
             }
         }
+    }
+
+    /// A tab hears all that its manager has to say. Whether it has come closer to the lease by that.
+    pub fn hears_of_an_end(&self, state: &mut State, i: usize) -> bool {
+        let before = state.tabs[i].participant.clone();
+        for word in self.words(state, i) {
+            self.hark(state, i, word);
+        }
+        state.tabs[i].participant != before
     }
 
     // ---- Deletion in order ----------------------------------------------------------------------
@@ -1334,6 +1388,14 @@ impl World {
     }
 
     // ---- What the world is like ----------------------------------------------------------------
+
+    fn evidence(&self) -> Evidence {
+        let believed = self.mutated(Mutation::ForeignManagerBelieved);
+        Evidence::new(match self.locks {
+            Locks::Foreign if !believed => Manager::Foreign,
+            _ => Manager::Browser,
+        })
+    }
 
     fn participant(&self, kind: &Kind) -> Participant {
         let margin = if self.mutated(Mutation::NoMargin) {

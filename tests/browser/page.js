@@ -1,11 +1,14 @@
 // What the tests evaluate in real tabs: the package as `tabLease`, and the counter.
 import * as tabLease from "../../js/index.js";
 import { counter } from "./counter.js";
+import { ODD } from "./odd.js";
 
 // `page.html?without=locks`: a browser without Web Locks. Importing the package has touched nothing yet.
 for (const missing of new URLSearchParams(location.search).getAll("without")) {
   Object.defineProperty(navigator, missing, { value: undefined });
 }
+
+for (const name of new URLSearchParams(location.search).getAll("odd")) ODD[name]();
 
 /** Resolves in all tabs at once, when one of them calls `start()`. */
 const starts = new BroadcastChannel("start");

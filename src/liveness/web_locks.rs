@@ -34,9 +34,8 @@ struct LockManager {
 impl LockManager {
     /// `None` outside of secure contexts, in old browsers, and behind a polyfill or a wrapper.
     fn native() -> Option<Self> {
-        let prototype = prototype("LockManager")?;
-        let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).ok()?;
-        let locks = Reflect::get(&navigator, &"locks".into()).ok()?;
+        let prototype = prototype("LockManager");
+        let locks = get(&get(&js_sys::global(), "navigator"), "locks");
         Some(Self {
             locks: Some(locks).filter(JsValue::is_object)?,
             request: native(&prototype, "request")?,
@@ -129,27 +128,24 @@ impl WebLocks {
 
     /// Notes which beacons are held by others.
     async fn look_around(&self) {
-        let Some(manager) = &self.manager else {
-            return;
+        let held = match &self.manager {
+            Some(manager) => manager.held().await,
+            None => None,
         };
-        let held = manager.held().await.unwrap_or_default();
-        let text = |lock: &JsValue, key: &str| {
-            let value = Reflect::get(lock, &key.into());
-            value.ok().and_then(|value| value.as_string())
-        };
-        let beacons = held.iter().filter_map(|lock| {
-            let process = text(&lock, "name")?.strip_prefix(PREFIX)?.to_owned();
+        let held = held.unwrap_or_default();
+        let own = JsValue::from(name(platform::process()));
+        let us = held.iter().find(|lock| get(lock, "name") == own);
+        let us = us.map(|lock| get(&lock, "clientId"));
+        for lock in held.iter() {
+            let name = get(&lock, "name").as_string().unwrap_or_default();
             // A watch is shared, and may be this tab's own.
-            let burns = text(&lock, "mode")? == "exclusive";
-            burns.then_some((process, text(&lock, "clientId")?))
-        });
-        let beacons: Vec<_> = beacons.collect();
-        let own = |(process, _): &&(String, String)| process == platform::process();
-        let us = beacons.iter().find(own).map(|(_, client)| client);
-        for (process, client) in &beacons {
-            let by_us = us == Some(client);
-            let word = Word::Held { by_us };
-            self.evidence.borrow_mut().proves_end(process, word);
+            if let Some(process) = name.strip_prefix(PREFIX)
+                && get(&lock, "mode") == "exclusive"
+            {
+                let by_us = us.as_ref() == Some(&get(&lock, "clientId"));
+                let word = Word::Held { by_us };
+                self.evidence.borrow_mut().proves_end(process, word);
+            }
         }
     }
 }
@@ -252,9 +248,13 @@ fn process_of(tab: &str) -> &str {
     tab.rsplit_once('#').map_or(tab, |(_, process)| process)
 }
 
-fn prototype(class: &str) -> Option<JsValue> {
-    let class = Reflect::get(&js_sys::global(), &class.into()).ok()?;
-    Reflect::get(&class, &"prototype".into()).ok()
+/// A property; `undefined` of what has none, or refuses.
+fn get(of: &JsValue, key: &str) -> JsValue {
+    Reflect::get(of, &key.into()).unwrap_or_default()
+}
+
+fn prototype(class: &str) -> JsValue {
+    get(&get(&js_sys::global(), class), "prototype")
 }
 
 /// The method, if it is the browser's: only a function of its own reads like that (one that is bound, or
@@ -272,6 +272,5 @@ fn native(prototype: &JsValue, method: &str) -> Option<Function> {
 
 /// Whether it is a lock of the browser's, of that name. The getter refuses everything else.
 fn is_lock(given: &JsValue, name: &str) -> bool {
-    let is_named = prototype("Lock").and_then(|lock| get_of(&lock, "name", given).ok());
-    is_named.is_some_and(|is_named| is_named == name)
+    get_of(&prototype("Lock"), "name", given).is_ok_and(|is_named| is_named == name)
 }

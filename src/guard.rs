@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::error::{LeaseLost, LossReason};
 use crate::fence::Fences;
 use crate::participant::Holding;
 use crate::platform::{Clock, sleep_until};
+use crate::sync::{Notify, select};
 
 /// How a tenure stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,10 +244,9 @@ async fn released(tenure: &Tenure) {
             changed.await;
         }
     };
-    tokio::select! {
-        biased;
-        () = told => {}
-        () = sleep_until(tenure.clock, tenure.good_until()) => {}
+    select! {
+        () = told => {},
+        () = sleep_until(tenure.clock, tenure.good_until()) => {},
     }
 }
 

@@ -26,6 +26,7 @@ use crate::participant::{Due, Release, Renewed};
 use crate::platform::{Spawner, sleep_until, step_back, urgent_sleep_until};
 use crate::rules::Command;
 use crate::store::BackingStore;
+use crate::sync::select;
 use crate::wake::Message;
 
 /// How often a lease that is longer than usual is renewed within its length.
@@ -86,11 +87,10 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
         // Kept for the whole turn: a hand-over does not wait until it is cleared.
         let mut timer = pin!(sleep_until(shared.clock, look));
         if !stirred && shared.clock.now() < look {
-            tokio::select! {
-                biased;
+            select! {
                 () = &mut closing => return closed(shared, tenure),
-                () = tenure.stirred.notified() => {}
-                () = &mut timer => {}
+                () = tenure.stirred.notified() => {},
+                () = &mut timer => {},
             }
         }
         stirred = false;
@@ -155,8 +155,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                 let fenced = shared.state().participant.is_fenced();
                 let pace = beat.max(Duration::from_millis(shared.config.lease_ms.into()) / 4);
                 let look = if fenced { behind + pace } else { Duration::MAX };
-                tokio::select! {
-                    biased;
+                select! {
                     () = &mut closing => return closed(shared, tenure),
                     answer = &mut renewed => break Some(answer),
                     () = tenure.stirred.notified() => {
@@ -166,7 +165,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                             // Whoever waits need not wait for that as well.
                             break None;
                         }
-                    }
+                    },
                     () = sleep_until(shared.clock, look.min(tenure.good_until())) => {
                         let now = shared.clock.now();
                         if now >= tenure.good_until() {
@@ -177,7 +176,7 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
                             behind = now;
                             renew_behind(shared, tenure, now);
                         }
-                    }
+                    },
                 }
             }
         };

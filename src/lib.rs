@@ -40,6 +40,7 @@ pub mod participant;
 pub mod platform;
 pub mod rules;
 pub mod store;
+mod sync;
 pub mod turns;
 mod wake;
 

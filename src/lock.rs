@@ -23,8 +23,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::config::Config;
 use crate::error::{ConfigError, LockError, LossReason};
 use crate::fence::Fences;
@@ -38,6 +36,7 @@ use crate::participant::{
 use crate::platform::{self, BoxFuture, Clock, Spawner, sleep, sleep_until};
 use crate::rules::{Command, Fence, Outcome, Requester, Take};
 use crate::store::BackingStore;
+use crate::sync::{Notify, select};
 use crate::turns::{HeldBack, Turn, Turns};
 use crate::wake::{Listen, Message, Wake};
 
@@ -382,14 +381,13 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                 None => std::future::pending().await,
             }
         };
-        let again = tokio::select! {
-            biased;
+        let again = select! {
             free = replied => free,
             () = ended => {
                 let mut state = shared.state();
                 state.participant.died(&suspect);
                 state.participant.suspect().is_none()
-            }
+            },
             () = sleep(Duration::from_millis(shared.config.heartbeat_ms.into())) => false,
         };
         if again {
@@ -506,14 +504,13 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                         }
                     }
                 };
-                tokio::select! {
-                    biased;
-                    () = changed => {}
+                select! {
+                    () = changed => {},
                     tab = ended => {
                         shared.state().participant.died(tab);
                         watched = None;
-                    }
-                    () = rested => {}
+                    },
+                    () = rested => {},
                 }
             }
             Err(LockError::Timeout)
@@ -524,8 +521,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            biased;
+        select! {
             found = search => found,
             () = late => Err(LockError::Timeout),
         }
@@ -591,11 +587,10 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                biased;
-                () = answered => {}
-                () = changed => {}
-                () = patience => {}
+            select! {
+                () = answered => {},
+                () = changed => {},
+                () = patience => {},
             }
         }
     }
@@ -660,10 +655,9 @@ impl<S: BackingStore> Shared<S> {
     /// Waits until it is known whether there is a beacon to speak of.
     async fn beacon_settled(&self) {
         if let Some(liveness) = self.liveness.get().filter(|liveness| !liveness.is_lit()) {
-            tokio::select! {
-                biased;
-                () = liveness.settled() => {}
-                () = sleep(Duration::from_millis(BEACON_PATIENCE_MS.into())) => {}
+            select! {
+                () = liveness.settled() => {},
+                () = sleep(Duration::from_millis(BEACON_PATIENCE_MS.into())) => {},
             }
         }
     }

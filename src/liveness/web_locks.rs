@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use js_sys::{Array, Function, Object, Promise, Reflect};
-use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortController;
@@ -12,6 +11,7 @@ use web_sys::AbortController;
 use super::{Beacon, Liveness};
 use crate::evidence::{Evidence, Manager, Word};
 use crate::platform::{self, BoxFuture, Spawner};
+use crate::sync::Notify;
 
 /// In front of the name of every beacon.
 const PREFIX: &str = "tab-lease#";
@@ -66,8 +66,10 @@ impl LockManager {
 struct WebLocks {
     manager: Option<LockManager>,
     evidence: Rc<RefCell<Evidence>>,
-    /// `None` until the browser has said.
-    lit: Rc<watch::Sender<Option<bool>>>,
+    /// Whether this tab's own beacon is held …
+    lit: Rc<Cell<Option<bool>>>,
+    /// … and tells when the browser has said so. `None` until then.
+    settled: Rc<Notify>,
 }
 
 impl Liveness {
@@ -91,7 +93,8 @@ impl WebLocks {
         let this = Self {
             manager,
             evidence: Rc::new(RefCell::new(Evidence::new(whose))),
-            lit: Rc::new(watch::Sender::new(lit)),
+            lit: Rc::new(Cell::new(lit)),
+            settled: Rc::default(),
         };
         if let Some(manager) = &this.manager {
             let name = name(platform::process());
@@ -100,22 +103,27 @@ impl WebLocks {
                 move |lock: JsValue| this.burn(&lock, &name)
             });
             let over = manager.request(&name, &Object::new(), &burn);
-            let lit = Rc::clone(&this.lit);
+            let dark = this.clone();
             Spawner::current().spawn(async move {
                 if let Some(over) = over {
                     // Refused (a sandboxed frame), or stolen.
                     drop(over.await);
                 }
-                lit.send_replace(Some(false));
+                dark.set_lit(false);
             });
         }
         this
     }
 
+    fn set_lit(&self, lit: bool) {
+        self.lit.set(Some(lit));
+        self.settled.notify_waiters();
+    }
+
     /// Called back with this tab's own beacon, or with what is none. Answers what it is held for.
     fn burn(&self, lock: &JsValue, name: &str) -> JsValue {
         let is_ours = is_lock(lock, name);
-        self.lit.send_replace(Some(is_ours));
+        self.set_lit(is_ours);
         if !is_ours {
             return JsValue::UNDEFINED;
         }
@@ -174,14 +182,16 @@ impl Drop for Watch {
 
 impl Beacon for WebLocks {
     fn is_lit(&self) -> bool {
-        *self.lit.borrow() == Some(true)
+        self.lit.get() == Some(true)
     }
 
     fn settled(&self) -> BoxFuture<()> {
-        let mut lit = self.lit.subscribe();
+        let this = self.clone();
         Box::pin(async move {
-            // Its sender lives for as long as the page.
-            let _ = lit.wait_for(Option::is_some).await;
+            let settled = this.settled.notified();
+            if this.lit.get().is_none() {
+                settled.await;
+            }
         })
     }
 

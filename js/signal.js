@@ -3,7 +3,7 @@
 // After a hang, or a dialog, the page goes on in the middle of a task, before any timer or message of ours.
 // What it asks first must not be answered "go on". So all ways into this package look at the clock first,
 // for all leases of the page; and so do the getters of every AbortSignal, once a lease's signal is in use:
-// one that was made of it by `AbortSignal.any` is aborted with it. What the platform reads by itself in that
+// one that was derived from it (by `any`) is aborted with it. What the platform reads by itself in that
 // moment (`fetch`, streams) is the signal's own state, which nobody can be asked about: see the README.
 import { cuts } from "../pkg/tab_lease.js";
 import { onEntry, whileOutside } from "./guard.js";

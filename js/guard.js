@@ -12,7 +12,7 @@ let first = () => {};
 /** The error that every call gets once the wasm has failed; nothing before. */
 export const broken = () => failure && storeError("STORE_BROKEN", failure.cause);
 
-/** What is done first whenever the page calls, or the browser does. */
+/** What is done first whenever the browser calls: our own files do it when the page calls them. */
 export const onEntry = (look) => (first = look);
 
 /**
@@ -39,9 +39,9 @@ function fail(cause) {
   for (const tell of [...whenBroken]) tell();
 }
 
-const guard = (run) => (...args) => {
+const guard = (run, called) => (...args) => {
   try {
-    if (!inside) first();
+    if (called && !inside) first();
     // The glue takes results apart: this is nothing, taken apart or not.
     if (failure) return [];
     inside++;
@@ -56,8 +56,16 @@ const guard = (run) => (...args) => {
   }
 };
 
+/** Functions of the wasm that only read or keep books: they cannot fail, and are called often. */
+const PLAIN = /^(cuts|rawlease_left|__wbg_get_.*|__wbindgen_(malloc|realloc|free)|__externref.*)$/;
+/** What the browser calls: timers, promises, events. */
+const CALLED = /invoke/;
+
 /** The exports of the wasm, guarded. The built glue calls this (see scripts/shrink.mjs). */
 export const guarded = (exports) =>
   Object.fromEntries(
-    Object.entries(exports).map(([name, value]) => [name, typeof value === "function" ? guard(value) : value]),
+    Object.entries(exports).map(([name, value]) => {
+      const plain = typeof value !== "function" || PLAIN.test(name);
+      return [name, plain ? value : guard(value, CALLED.test(name))];
+    }),
   );

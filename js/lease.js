@@ -29,9 +29,7 @@ class Held {
     this.token = raw.token;
     this.epoch = raw.epoch;
     this.dirty = raw.dirty;
-    this.fail = () => this.end("LEASE_BROKEN", broken().cause);
     watch(this);
-    whenBroken.add(this.fail);
     raw.lost().then(({ code }) => this.end(code));
   }
 
@@ -44,11 +42,15 @@ class Held {
     return this.error;
   }
 
+  /** The wasm has failed. */
+  fail() {
+    return this.end("LEASE_BROKEN", broken().cause);
+  }
+
   /** Nobody is to be told any more. */
   forget() {
     collected?.unregister(this);
     unwatch(this);
-    whenBroken.delete(this.fail);
   }
 
   /** Throws if it is lost, as far as is known. */
@@ -165,16 +167,34 @@ async function transact(held, app, stores, mode, callback) {
   }
 }
 
-/** Asks a lease, also one behind a Proxy, for what is behind it: see `behind`. */
-const ASK = Symbol("tab-lease");
-let answer;
+/** A member that says what is behind a lease: called, since what a Proxy returns may be one itself. */
+const TELL = Symbol("tab-lease");
+let grip;
 
-/** What is behind that lease, if it is one of this package's: the `Held`, and the locks that it is of. */
+/** What is behind that lease, or that Proxy of one: the `Held`, and the locks that it is of. */
 export function behind(lease) {
-  answer = undefined;
-  lease?.[ASK]?.();
-  return answer;
+  lease?.[TELL]?.();
+  const told = grip;
+  // Nothing here may keep a lease from being collected.
+  grip = undefined;
+  return told;
 }
+
+/** Members that are asked, not called. One set for all leases: functions for each would take longer. */
+const ASKED = Object.fromEntries(
+  ["token", "epoch", "dirty", "signal"].map((member) => [
+    member,
+    {
+      configurable: true,
+      enumerable: true,
+      get() {
+        // What is asked of a lease that has run out is answered after its signal was aborted.
+        look();
+        return behind(this).held[member];
+      },
+    },
+  ]),
+);
 
 /** How browsers' consoles name a lease. Frameworks that wrap plain objects leave it alone. */
 class Lease {
@@ -184,46 +204,29 @@ class Lease {
 }
 
 /**
- * Makes the lease of what Rust has given. Its members are its own and need no `this`: they are passed on
- * (`const { release } = lease`), and called through proxies (the state of Vue, Alpine and others).
+ * Makes the lease of what Rust has given. Its members are its own, and work behind proxies (in the state of
+ * Vue, Alpine and others); its functions need no `this`, and can be passed on (`const { release } = lease`).
  *
- * Each member keeps `grip`, and nothing else does: what is garbage-collected is a lease of which not even
- * one member can be called any more.
+ * Each function keeps `mine`, and nothing else does: what is garbage-collected is a lease of which not even
+ * one function can be called any more.
  */
 export function leaseOf(name, raw, locks, app) {
-  const held = new Held(name, raw);
-  const grip = { held };
-  watchCollection(grip, held);
-  /** What is asked of a lease that has run out is answered after its signal was aborted. */
-  const current = () => (look(), grip.held);
-  return {
-    __proto__: Lease.prototype,
-    name,
-    get token() {
-      return current().token;
-    },
-    get epoch() {
-      return current().epoch;
-    },
-    get dirty() {
-      return current().dirty;
-    },
-    get signal() {
-      return current().signal;
-    },
-    fence(transaction) {
-      const held = current();
-      held.use();
-      const checked = held.fence(checkTransaction(transaction), false);
-      // Whoever does not look hears of it from the transaction, and from the signal.
-      checked.catch(() => {});
-      return checked;
-    },
-    transaction: (...args) => transact(current(), app, ...args),
-    release: () => current().release(),
-    [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]: () => current().release(),
-    [ASK]() {
-      answer = { held: grip.held, locks };
-    },
+  const mine = { held: new Held(name, raw), locks };
+  watchCollection(mine, mine.held);
+  const held = () => (look(), mine.held);
+  const lease = new Lease();
+  lease.name = name;
+  Object.defineProperties(lease, ASKED);
+  lease.fence = (transaction) => {
+    held().use();
+    const checked = mine.held.fence(checkTransaction(transaction), false);
+    // Whoever does not look hears of it from the transaction, and from the signal.
+    checked.catch(() => {});
+    return checked;
   };
+  lease.transaction = (...args) => transact(held(), app, ...args);
+  lease.release = () => held().release();
+  lease[Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")] = () => held().release();
+  lease[TELL] = () => (grip = mine);
+  return lease;
 }

@@ -6,7 +6,7 @@
 // one that was derived from it (by `any`) is aborted with it. What the platform reads by itself in that
 // moment (`fetch`, streams) is the signal's own state, which nobody can be asked about: see the README.
 import { cuts } from "../pkg/tab_lease.js";
-import { onEntry, whileOutside } from "./guard.js";
+import { onEntry, whenBroken, whileOutside } from "./guard.js";
 
 /** What is held here, and not known to be lost. */
 const live = new Set();
@@ -53,6 +53,7 @@ export function look() {
 }
 
 onEntry(look);
+whenBroken.add(() => live.forEach((held) => held.fail()));
 
 let patched;
 

@@ -23,13 +23,26 @@ export interface TryOptions {
    * for itself: it takes turns with every other call, in this tab and in others.
    */
   scope?: "tab" | "request";
+  /**
+   * A lease of the same name that the caller runs under, from the same {@link Locks}: the call shares it at
+   * once, whoever waits for the lock, also one of scope `"request"`. For code under a lock that takes the
+   * same lock again. The lock is free when all who share it have released.
+   *
+   * The call rejects with {@link LeaseLostError} if that lease is lost or was released.
+   * @example
+   * await withLease("inbox", async (lease) => {
+   *   await withLease("inbox", { within: lease }, save);
+   * });
+   */
+  within?: Lease<unknown>;
 }
 
 /** What a call that waits takes. */
 export interface AcquireOptions extends TryOptions {
   /**
    * A deadline for the whole call, in ms, after which it rejects with {@link TimeoutError}. Without
-   * one it waits for as long as it takes. With `0` it asks once.
+   * one, or with `Infinity`, it waits for as long as it takes. With `0` it asks once. In a prerendered page
+   * it runs from the moment when the page is opened.
    */
   timeout?: number;
 }
@@ -48,6 +61,9 @@ export type AnyDatabase = IDBDatabase | { readonly name: string; close(...option
  * garbage-collected (which releases it and warns on the console). Callers in one tab share the
  * lock, unless they ask for `scope: "request"`: each has a lease of its own, and the lock is free when
  * the last one is released.
+ *
+ * Its members need no `this`: they can be passed on (`const { release } = lease`), and the lease can be
+ * kept in reactive state, behind a Proxy.
  */
 export interface Lease<Transaction = IDBTransaction> {
   /** The name that was asked for. */
@@ -55,8 +71,17 @@ export interface Lease<Transaction = IDBTransaction> {
   /**
    * The fencing token: a safe integer that grows at every change of hands. Store it beside what you
    * write, and refuse writes with a lower one.
+   *
+   * It counts the holders of this lock in one browser profile and origin. Tokens of two profiles, or from
+   * before and after the site's data was deleted, have nothing to do with each other: see {@link epoch}.
    */
   readonly token: number;
+  /**
+   * Which series of tokens {@link token} is of: a random safe integer that names this lock in this browser
+   * profile and origin, until the site's data is deleted. Tokens are ordered only within one epoch. So
+   * `epoch` and `token` go to a server together, and it compares the tokens of equal epochs only.
+   */
+  readonly epoch: number;
   /**
    * Whether another holder had the lock since this tab last did: what this tab has cached of the
    * protected data is out of date. In a tab that never held it: true, unless nobody ever did. Never
@@ -219,7 +244,8 @@ export interface Locks<Transaction = IDBTransaction> {
 export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
 
 /**
- * Takes the lock if it is free, or held by this tab already. Never waits for another holder.
+ * Takes the lock if it is free, or held by this tab already. Never waits for another holder. In a page that
+ * is prerendered, and that nobody has opened yet, the answer is `null`.
  *
  * The lock of a tab that crashed is taken over at once where there are Web Locks. Else its lease counts
  * as held until it was seen to stand still for its whole length, so try again after that.
@@ -305,6 +331,7 @@ export class LeaseLostError extends Error {
    * - `LEASE_SUSPENDED`: this page was frozen, or left for the back-forward cache; it let go before;
    * - `LEASE_STORE_CLOSED`: the database was deleted, or upgraded by another version of the app;
    * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`;
+   * - `LEASE_BROKEN`: the package itself failed on this page (see `STORE_BROKEN`); `cause` is why;
    * - `LEASE_RELEASED`: it was released before; only of `fence` and `transaction`.
    */
   readonly code:
@@ -314,9 +341,12 @@ export class LeaseLostError extends Error {
     | "LEASE_SUSPENDED"
     | "LEASE_STORE_CLOSED"
     | "LEASE_COLLECTED"
+    | "LEASE_BROKEN"
     | "LEASE_RELEASED";
   /** The fencing token of the lost lease. */
   readonly token: number;
+  /** The exception, with `LEASE_BROKEN`. */
+  readonly cause?: unknown;
 }
 
 /** IndexedDB, or the package's own wasm, was not to be had. Nothing is held. */
@@ -330,7 +360,9 @@ export class StoreError extends Error {
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
    * - `STORE_FAILED`: opening, reading or writing failed;
-   * - `STORE_LOAD_FAILED`: the wasm could not be loaded; the next call tries again.
+   * - `STORE_LOAD_FAILED`: the wasm could not be loaded; the next call tries again;
+   * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function that
+   *   was replaced; all later calls fail with this, until the page is reloaded.
    */
   readonly code:
     | "STORE_UNAVAILABLE"
@@ -340,7 +372,8 @@ export class StoreError extends Error {
     | "STORE_STALLED"
     | "STORE_CORRUPT"
     | "STORE_FAILED"
-    | "STORE_LOAD_FAILED";
+    | "STORE_LOAD_FAILED"
+    | "STORE_BROKEN";
   /** The browser's error, where there is one. */
   readonly cause?: unknown;
 }

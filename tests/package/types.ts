@@ -22,6 +22,7 @@ export async function uses() {
   const lease = await acquire("a", { timeout: 5, signal: new AbortController().signal });
   is<Equal<typeof lease, Lease>>();
   is<Equal<typeof lease.token, number>>();
+  is<Equal<typeof lease.epoch, number>>();
   is<Equal<typeof lease.dirty, boolean>>();
   is<Equal<typeof lease.signal, AbortSignal>>();
   is<Equal<ReturnType<typeof lease.release>, Promise<void>>>();
@@ -47,14 +48,23 @@ export async function uses() {
   } catch (error) {
     if (error instanceof LeaseLostError) error.token.toFixed();
     if (error instanceof TimeoutError) is<Equal<typeof error.code, "TIMEOUT">>();
+    if (error instanceof LeaseLostError && error.code === "LEASE_BROKEN") throw error.cause;
+    if (error instanceof StoreError && error.code === "STORE_BROKEN") location.reload();
     if (error instanceof StoreError && error.code === "STORE_BLOCKED") throw error.cause;
   }
+  await acquire("a", { timeout: Infinity, within: lease });
+  await tryAcquire("a", { within: lease });
+  await locks.withLease("a", { within: await locks.acquire("a") }, () => 1);
+  const { release }: { release: () => Promise<void> } = lease;
+  await release();
   await fences(lease);
   // @ts-expect-error a name is a string
   await acquire(7);
   // @ts-expect-error there is no such option
   await acquire("a", { mode: "shared" });
   await tryAcquire("a", { scope: "request" });
+  // @ts-expect-error a name is no lease
+  await acquire("a", { within: "a" });
   // @ts-expect-error there is no such scope
   await acquire("a", { scope: "page" });
   // @ts-expect-error it never waits
@@ -79,7 +89,9 @@ async function fences(lease: Lease) {
   addLeaseStore(byIdb);
   await lease.fence(byIdb.transaction(["notes", LEASE_STORE], "readwrite"));
   const locks = createLocks<IDBPTransaction<unknown, string[], "readwrite">>({ database: byIdb });
-  await (await locks.acquire("a")).transaction(["notes"], "readwrite", async (tx) => {
+  const held = await locks.acquire("a");
+  await locks.acquire("a", { within: held });
+  await held.transaction(["notes"], "readwrite", async (tx) => {
     await tx.objectStore("notes").put("text", "key");
   });
 

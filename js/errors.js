@@ -41,9 +41,9 @@ export const LOSSES = {
 
 const FAILURES = {
   STORE_LOAD_FAILED: "tab-lease's wasm could not be loaded; the next call tries again",
-  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, or a sandboxed frame)",
+  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, a sandboxed frame, or a broken profile)",
   STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
-  STORE_FOREIGN: "the database exists and holds other object stores, but no leases; choose another database name",
+  STORE_FOREIGN: "the database exists and holds something else than leases; choose another database name",
   STORE_CLOSED: "the database that was given to createLocks is closed; make new locks with an open one",
   STORE_STALLED: "IndexedDB did not answer in time; another tab may be blocking the database",
   STORE_CORRUPT: "the stored lease record is damaged or not tab-lease's, and was left as it is",
@@ -58,6 +58,7 @@ export function failed(name, timeout, failure) {
   if (failure?.code === "TIMEOUT") {
     return new TimeoutError("TIMEOUT", `timed out after ${timeout} ms: the lock ${quoted(name)} is held by somebody else`);
   }
+  if (failure?.code === "NOT_LEASES") return notLeases(failure.detail);
   if (failure?.code in FAILURES) return storeError(failure.code, failure.cause, failure.detail);
   return failure;
 }
@@ -68,5 +69,12 @@ export const lost = (name, token, code) => {
   const error = new LeaseLostError(code, `the lease of ${quoted(name)} with token ${token} was lost: ${LOSSES[code]}`);
   return Object.assign(error, { token });
 };
+
+export const notLeases = (store) =>
+  bad(
+    TypeError,
+    `the app has a store ${quoted(store)} that is not a lease store; nothing was touched. Give ours another name: ` +
+      'addLeaseStore(db, { name: "my_leases" }) and createLocks({ database: db, store: "my_leases" })',
+  );
 
 export const bad = (Kind, message, options) => Object.assign(new Kind(message, options), { code: "BAD_ARGUMENT" });

@@ -1,5 +1,5 @@
 // A held lock, as JavaScript sees it.
-import { checkTransaction, LEASE_STORE, unwrapped } from "./database.js";
+import { checkTransaction, unwrapped } from "./database.js";
 import { bad, failed, LOSSES, lost, quoted } from "./errors.js";
 import { asked } from "./signal.js";
 
@@ -107,7 +107,7 @@ export class Lease {
     if (typeof callback !== "function") throw bad(TypeError, "transaction needs a callback, as its last argument");
     if (!this.#app) throw bad(TypeError, "the leases are not in a database of yours: see createLocks({ database: db })");
     this.#check();
-    const transaction = this.#app.transaction([...[stores].flat(), LEASE_STORE], mode);
+    const transaction = this.#app.transaction(stores, mode);
     const raw = unwrapped(transaction);
     // Of what idb promises beside; it is told here.
     transaction.done?.catch(() => {});

@@ -20,10 +20,10 @@ class Locks {
   async #open(signal, ms, late) {
     if (this.#raw) return this.#raw;
     await bounded(load(), signal, ms, late);
-    const { database, connection, holder, leaseMs, heartbeatMs, storeTimeoutMs } = this.#settings;
+    const { database, store, connection, vetted, holder, leaseMs, heartbeatMs, storeTimeoutMs } = this.#settings;
     if (!this.#raw) {
-      const raw = new RawLocks(database, holder, leaseMs, heartbeatMs, storeTimeoutMs);
-      this.#raw = connection ? raw.over(connection) : raw;
+      const raw = new RawLocks(database, store, holder, leaseMs, heartbeatMs, storeTimeoutMs);
+      this.#raw = connection ? raw.over(connection, vetted) : raw;
     }
     return this.#raw;
   }

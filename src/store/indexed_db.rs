@@ -86,8 +86,8 @@ pub const OBJECT_STORE: &str = "leases";
 /// property, so the index is always empty. It can be seen without a request.
 pub const STORE_MARK: &str = "tab_lease";
 
-/// How long to wait, in ms, between two tries to look into a database whose connection was lost.
-const WITNESS_PAUSE_MS: u64 = 250;
+/// How long to wait, in ms, between two tries to open a database whose connection was lost.
+const REOPEN_PAUSE_MS: u64 = 250;
 
 /// How long a command may take, in ms, before it is given up with [`IndexedDbError::Stalled`].
 pub const STORE_TIMEOUT_MS: u32 = 10_000;
@@ -511,25 +511,27 @@ impl IndexedDbStore {
         let shared = Arc::downgrade(&self.shared);
         Spawner::current().spawn(async move {
             let opened = open(&database, &store, &shared).await;
-            // If all stores are gone by now, the connection is closed.
-            match (shared.upgrade(), opened) {
-                (Some(shared), Ok(db)) => {
-                    let open = Link::Open(Connection::new(db, &shared));
-                    shared.link.send_replace(open);
+            let Some(shared) = shared.upgrade() else {
+                // All stores are gone by now.
+                return opened.into_iter().for_each(|db| db.close());
+            };
+            let opened = match opened {
+                Ok(db) => {
+                    // It hears from now on of others who want it closed.
+                    let connection = Connection::new(db, &shared);
+                    let recognised = shared.recognise(&connection.db).await;
+                    recognised.map(|()| connection)
                 }
-                (Some(shared), Err(error)) => {
-                    shared.link.send_if_modified(|link| {
-                        // Given up since, and opened by another try.
-                        let late = matches!(link, Link::Open(_));
-                        if !late {
-                            *link = Link::Failed(error);
-                        }
-                        !late
-                    });
+                Err(error) => Err(error),
+            };
+            shared.link.send_if_modified(|link| {
+                // Given up since, and opened by another try.
+                let late = opened.is_err() && matches!(link, Link::Open(_));
+                if !late {
+                    *link = opened.map_or_else(Link::Failed, Link::Open);
                 }
-                (None, Ok(db)) => db.close(),
-                (None, Err(_)) => {}
-            }
+                !late
+            });
         });
     }
 }
@@ -574,32 +576,40 @@ impl Shared {
         self.closings.send_modify(|closings| *closings += 1);
     }
 
-    /// The browser has closed the connection. While anybody holds, finds out whether the database is still
-    /// the same: if not, the leases in it have ended.
+    /// The browser has closed the connection. While anybody holds, it is opened again now, not with the next
+    /// renewal: what is found then may end the leases.
     async fn severed(self: Arc<Self>) {
-        let Some((key, epoch)) = self.witness.borrow().clone() else {
-            return;
-        };
         let timeout = Duration::from_millis(STORE_TIMEOUT_MS.into());
         let store = IndexedDbStore {
             timeout,
             shared: self,
         };
-        let shared = &store.shared;
-        while shared.closings.receiver_count() > 0 {
-            match store.records().await {
-                Ok(records) => {
-                    let seen =
-                        |(of, record): &(String, Record)| *of == key && record.epoch == epoch;
-                    if !records.iter().any(seen) {
-                        shared.end_leases();
-                    }
-                    return;
-                }
-                // The heartbeats fail as well, and tell if a lease runs out by that.
-                Err(_) => sleep(Duration::from_millis(WITNESS_PAUSE_MS)).await,
+        while store.shared.closings.receiver_count() > 0 {
+            store.shared.life.running().await;
+            if store.connection().await.is_ok() {
+                return;
             }
+            // The heartbeats fail as well, and tell if a lease runs out by that.
+            sleep(Duration::from_millis(REOPEN_PAUSE_MS)).await;
         }
+    }
+
+    /// Looks at a database that was opened, before any command does. Ends the leases if it is another one
+    /// than before: whoever renews would only hear that the lease is not there.
+    async fn recognise(&self, db: &IdbDatabase) -> Result<(), IndexedDbError> {
+        if !is_ours(db, &self.object_store).await? {
+            return Err(IndexedDbError::Foreign);
+        }
+        let Some((key, epoch)) = self.witness.borrow().clone() else {
+            return Ok(());
+        };
+        let tx = begin(db, &self.object_store, "readonly")?;
+        let store = tx.object_store(&self.object_store).map_err(failed)?;
+        let found = answer(store.get(&key.into())).await?;
+        if !decode(found).is_ok_and(|record| record.epoch == epoch) {
+            self.end_leases();
+        }
+        Ok(())
     }
 
     fn see(&self, key: &str, record: &Record) {

@@ -219,6 +219,28 @@ test("a database of ours that was made without the mark goes on", async () => {
   assert.deepEqual(seen, { grows: true, given: "BAD_ARGUMENT" });
 });
 
+test("a database that is deleted while it is looked at goes at once, and is made anew", async () => {
+  const tab = await open();
+  const seen = await tab.evaluate(async (database) => {
+    const db = await openApp(database, (db) => db.createObjectStore("leases"));
+    db.close();
+    await tabLease.createLocks({ database }).withLease("inbox", () => {});
+    const { getAllKeys } = IDBObjectStore.prototype;
+    let deleted;
+    IDBObjectStore.prototype.getAllKeys = function (...args) {
+      IDBObjectStore.prototype.getAllKeys = getAllKeys;
+      deleted = result(indexedDB.deleteDatabase(database)).then(() => "deleted");
+      return getAllKeys.apply(this, args);
+    };
+    const locks = tabLease.createLocks({ database });
+    const call = ends([() => locks.withLease("inbox", { timeout: 10_000 }, () => {})]);
+    await until(() => deleted);
+    const late = new Promise((resolve) => setTimeout(() => resolve("blocked"), 5_000));
+    return [await Promise.race([deleted, late]), ...(await call)];
+  }, fresh());
+  assert.deepEqual(seen, ["deleted", "fine"]);
+});
+
 test("a lease store under a name of its own, beside the app's", async () => {
   const database = fresh();
   const [a, b] = [await open(), await open()];

@@ -90,7 +90,7 @@ pub(super) async fn is_ours(db: &IdbDatabase, name: &str) -> Result<bool, Indexe
     Ok(true)
 }
 
-/// Opens the database, creating what is missing.
+/// Opens the database, creating what is missing. Whose the object store is remains to be seen.
 pub(super) async fn open(
     name: &str,
     store: &str,
@@ -113,13 +113,12 @@ pub(super) async fn open(
         };
         let db = opened(&request.map_err(unavailable)?, store, shared).await?;
         let stores = db.object_store_names();
-        let found = stores.contains(store);
-        if found && is_ours(&db, store).await? {
+        if stores.contains(store) {
             return Ok(db);
         }
         let version_now = db.version() as u32;
         db.close();
-        if found || stores.length() > 0 || version.is_some() {
+        if stores.length() > 0 || version.is_some() {
             return Err(IndexedDbError::Foreign);
         }
         // An empty database of our name, made by a tool or by an interrupted first start.

@@ -1,9 +1,9 @@
 // Checks what callers give, before anything is touched: a bad argument is a TypeError or RangeError.
-import { checkDatabase } from "./database.js";
+import { checkDatabase, LEASE_STORE } from "./database.js";
 import { bad } from "./errors.js";
 
 /** The defaults of {@link createLocks}, durations in ms. */
-const DEFAULTS = { database: "tab-lease", holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
+const DEFAULTS = { database: "tab-lease", store: LEASE_STORE, holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
 const MAX_LEASE_MS = 600_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -20,7 +20,7 @@ function checkMs(value, what, least, most) {
 }
 
 /** Refuses what it does not know: an option that is ignored (`mode: "shared"`) is a lock that is not there. */
-function checkKeys(options, known, what) {
+export function checkKeys(options, known, what) {
   if (options === undefined) return {};
   if (options === null || typeof options !== "object") throw bad(TypeError, `${what} must be an object`);
   for (const key in options) {
@@ -40,7 +40,7 @@ export function checkOptions(options, known) {
 }
 
 export function checkSettings(settings) {
-  const known = ["database", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs"];
+  const known = ["database", "store", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs"];
   const given = checkKeys(settings, known, "settings");
   const pick = (key) => (given[key] === undefined ? DEFAULTS[key] : given[key]);
   const leaseMs = Math.round(checkMs(pick("leaseMs"), "leaseMs", 10, MAX_LEASE_MS));
@@ -48,8 +48,12 @@ export function checkSettings(settings) {
   const heartbeatMs = Math.round(checkMs(given.heartbeatMs ?? Math.max(leaseMs / 10, 1), "heartbeatMs", 1, MAX_LEASE_MS));
   if (heartbeatMs >= leaseMs) throw bad(RangeError, `heartbeatMs (${heartbeatMs}) must be below leaseMs (${leaseMs})`);
   const database = pick("database");
+  const store = checkText(pick("store"), "store");
   return {
-    ...(typeof database === "string" ? { database: checkText(database, "database") } : checkDatabase(database)),
+    ...(typeof database === "string"
+      ? { database: checkText(database, "database") }
+      : checkDatabase(database, store)),
+    store,
     holder: checkText(pick("holder"), "holder"),
     leaseMs,
     heartbeatMs,

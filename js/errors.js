@@ -43,9 +43,9 @@ export const LOSSES = {
 const FAILURES = {
   STORE_BROKEN: "tab-lease failed on this page, and cannot go on: reload the page",
   STORE_LOAD_FAILED: "tab-lease's wasm could not be loaded; the next call tries again",
-  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, or a sandboxed frame)",
+  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, a sandboxed frame, or a broken profile)",
   STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
-  STORE_FOREIGN: "the database exists and holds other object stores, but no leases; choose another database name",
+  STORE_FOREIGN: "the database exists and holds something else than leases; choose another database name",
   STORE_CLOSED: "the database that was given to createLocks is closed; make new locks with an open one",
   STORE_STALLED: "IndexedDB did not answer in time; another tab may be blocking the database",
   STORE_CORRUPT: "the stored lease record is damaged or not tab-lease's, and was left as it is",
@@ -61,6 +61,7 @@ export const timedOut = (name, timeout, why = "it is held by somebody else") =>
 /** Makes the documented error of what Rust rejected with. */
 export function failed(name, timeout, failure) {
   if (failure?.code === "TIMEOUT" && !(failure instanceof Error)) return timedOut(name, timeout);
+  if (failure?.code === "NOT_LEASES") return notLeases(failure.detail);
   if (failure?.code in FAILURES) return storeError(failure.code, failure.cause, failure.detail);
   return failure;
 }
@@ -72,5 +73,12 @@ export const lost = (name, token, code, cause) => {
   const error = new LeaseLostError(code, message, cause === undefined ? undefined : { cause });
   return Object.assign(error, { token });
 };
+
+export const notLeases = (store) =>
+  bad(
+    TypeError,
+    `the app has a store ${quoted(store)} that is not a lease store; nothing was touched. Give ours another name: ` +
+      'addLeaseStore(db, { name: "my_leases" }) and createLocks({ database: db, store: "my_leases" })',
+  );
 
 export const bad = (Kind, message, options) => Object.assign(new Kind(message, options), { code: "BAD_ARGUMENT" });

@@ -95,7 +95,7 @@ export interface Lease<Transaction = IDBTransaction> {
   readonly signal: AbortSignal;
   /**
    * Fences a readwrite transaction of the database that this lease is in (see {@link LocksSettings.database}),
-   * whose scope includes {@link LEASE_STORE}. Unless the lease is current when the transaction runs, the
+   * whose scope includes the lease store ({@link LEASE_STORE}, or the name that was given). Unless the lease is current when the transaction runs, the
    * transaction aborts, with everything that was and will be asked of it: a tab that slept through its lease
    * writes nothing.
    *
@@ -188,8 +188,17 @@ export interface LocksSettings {
    * `"tab-lease"`), or an open one of the app's with a lease store in it (see {@link addLeaseStore}). Then
    * `lease.fence` and `lease.transaction` work. The connection stays the app's: it is not closed here, its
    * handlers are not touched, and once it is closed calls fail with `STORE_CLOSED`.
+   *
+   * A store of that name that is not a lease store is a `TypeError`. Where a Dexie schema made it without
+   * the mark (see {@link LEASE_SCHEMA}), the first call reads what is in it, and rejects with that `TypeError`
+   * unless all of it is leases.
    */
   database?: string | AnyDatabase;
+  /**
+   * The name of the lease store in that database, where it is not {@link LEASE_STORE}: what was given to
+   * {@link addLeaseStore}.
+   */
+  store?: string;
   /**
    * A name for this tab, for people who read {@link query}. Two tabs with one name are told apart
    * all the same. Default: `"tab"`.
@@ -301,19 +310,37 @@ export function query(): Promise<LockManagerSnapshot>;
  */
 export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettings): Locks<Transaction>;
 
-/** The name of the object store that holds the leases: for the scope of transactions that are to be fenced. */
+/**
+ * The name of the object store that holds the leases, unless another is given: for the scope of transactions that
+ * are to be fenced.
+ */
 export const LEASE_STORE: "leases";
 
 /**
+ * The lease store in a schema of Dexie's: `db.version(2).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA })`.
+ * It includes the mark by which {@link addLeaseStore}'s stores are known: an index that is always empty.
+ */
+export const LEASE_SCHEMA: ",tab_lease";
+
+/** What {@link addLeaseStore} takes. */
+export interface LeaseStoreOptions {
+  /**
+   * Another name than {@link LEASE_STORE}, for an app that has a store of that name. Give it to `createLocks`
+   * as `store`, too.
+   */
+  name?: string;
+}
+
+/**
  * Adds the lease store to a database of the app's, in its upgrade (`onupgradeneeded`, or the `upgrade` of
- * `idb`). Does nothing if it is there. For Dexie, name it in the schema instead:
- * `db.version(2).stores({ notes: "++id", [LEASE_STORE]: "" })`.
+ * `idb`). Does nothing if it is there. For Dexie, name it in the schema instead: see {@link LEASE_SCHEMA}.
  *
- * @throws {TypeError} it is not a database that is being upgraded.
+ * @throws {TypeError} the app has another store of that name, which was not touched; or the database is not
+ * being upgraded.
  * @example
  * request.onupgradeneeded = () => addLeaseStore(request.result);
  */
-export function addLeaseStore(database: AnyDatabase): void;
+export function addLeaseStore(database: AnyDatabase, options?: LeaseStoreOptions): void;
 
 /** The lock was not to be had within the caller's `timeout`. Nothing is held. */
 export class TimeoutError extends Error {
@@ -329,7 +356,7 @@ export class LeaseLostError extends Error {
    * - `LEASE_EXPIRED`: this tab could not renew in time (suspended, throttled, too busy);
    * - `LEASE_STORE_FAILED`: IndexedDB failed for longer than the lease;
    * - `LEASE_SUSPENDED`: this page was frozen, or left for the back-forward cache; it let go before;
-   * - `LEASE_STORE_CLOSED`: the database was deleted, or upgraded by another version of the app;
+   * - `LEASE_STORE_CLOSED`: the database was deleted or cleared, or upgraded by another version of the app;
    * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`;
    * - `LEASE_BROKEN`: the package itself failed on this page (see `STORE_BROKEN`); `cause` is why;
    * - `LEASE_RELEASED`: it was released before; only of `fence` and `transaction`.
@@ -353,13 +380,13 @@ export class LeaseLostError extends Error {
 export class StoreError extends Error {
   readonly name: "StoreError";
   /**
-   * - `STORE_UNAVAILABLE`: no IndexedDB here, or it is refused;
+   * - `STORE_UNAVAILABLE`: no IndexedDB here, or it is refused, by whatever error (`cause`);
    * - `STORE_BLOCKED`: another tab keeps the database from being upgraded;
-   * - `STORE_FOREIGN`: the database is somebody else's;
+   * - `STORE_FOREIGN`: the database of that name holds something else than leases;
    * - `STORE_CLOSED`: the database that was given to `createLocks` was closed;
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
-   * - `STORE_FAILED`: opening, reading or writing failed;
+   * - `STORE_FAILED`: reading or writing failed, or the disk is full;
    * - `STORE_LOAD_FAILED`: the wasm could not be loaded; the next call tries again;
    * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function that
    *   was replaced; all later calls fail with this, until the page is reloaded.

@@ -1,6 +1,6 @@
 // A held lock, as JavaScript sees it.
 import { bounded } from "./bounded.js";
-import { checkTransaction, LEASE_STORE, unwrapped } from "./database.js";
+import { checkTransaction, unwrapped } from "./database.js";
 import { bad, failed, LOSSES, lost, quoted } from "./errors.js";
 import { broken, whenBroken } from "./guard.js";
 import { asked, look, patchSignals, unwatch, watch } from "./signal.js";
@@ -145,7 +145,7 @@ async function transact(held, app, stores, mode, callback) {
   if (typeof callback !== "function") throw bad(TypeError, "transaction needs a callback, as its last argument");
   if (!app) throw bad(TypeError, "the leases are not in a database of yours: see createLocks({ database: db })");
   held.use();
-  const transaction = app.transaction([...[stores].flat(), LEASE_STORE], mode);
+  const transaction = app.transaction(stores, mode);
   const raw = unwrapped(transaction);
   // Of what idb promises beside; it is told here.
   transaction.done?.catch(() => {});

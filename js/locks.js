@@ -25,7 +25,8 @@ class Locks {
  * need no `this`.
  */
 export function createLocks(settings) {
-  const { database, connection, app, holder, leaseMs, heartbeatMs, storeTimeoutMs } = checkSettings(settings);
+  const checked = checkSettings(settings);
+  const { database, store, connection, vetted, app, holder, leaseMs, heartbeatMs, storeTimeoutMs } = checked;
   /** Stands for these locks, whatever proxy the object is behind. */
   const self = {};
   const known = new Map();
@@ -36,8 +37,8 @@ export function createLocks(settings) {
     if (raw) return raw;
     await bounded(load, signal, ms, late);
     if (!raw) {
-      raw = new RawLocks(database, holder, leaseMs, heartbeatMs, storeTimeoutMs);
-      if (connection) raw = raw.over(connection);
+      raw = new RawLocks(database, store, holder, leaseMs, heartbeatMs, storeTimeoutMs);
+      if (connection) raw = raw.over(connection, vetted);
     }
     return raw;
   }

@@ -18,7 +18,7 @@ use web_sys::{IdbDatabase, IdbTransaction};
 
 use crate::guard;
 use crate::rules::{Mode, Requester};
-use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, database, fence};
+use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, OBJECT_STORE, fence};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
     IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
@@ -51,6 +51,7 @@ impl RawLocks {
     #[wasm_bindgen(constructor)]
     pub fn new(
         database: &str,
+        object_store: &str,
         holder: String,
         lease_ms: u32,
         heartbeat_ms: u32,
@@ -64,25 +65,25 @@ impl RawLocks {
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
-        let store = IndexedDbStore::new(database).with_timeout(timeout);
+        let store = IndexedDbStore::within(database, object_store).with_timeout(timeout);
+        // Each lease store has a channel of its own; that of most databases has no name.
+        let channel = match object_store {
+            OBJECT_STORE => ["tab-lease:", database].concat(),
+            _ => ["tab-lease/", object_store, "\0", database].concat(),
+        };
         Self {
             store,
-            wake: Wake::channel(&["tab-lease:", database].concat()),
+            wake: Wake::channel(&channel),
             holder,
             config,
         }
     }
 
-    /// The same, with the leases in a database of the application's. It has a lease store: that was
-    /// checked.
-    pub fn over(self, db: IdbDatabase) -> RawLocks {
-        match IndexedDbStore::over(database(db)) {
-            Ok(store) => Self {
-                store: store.with_timeout(self.store.timeout()),
-                ..self
-            },
-            Err(_) => self,
-        }
+    /// The same, over an open connection of the application's. It has the lease store: that was checked.
+    /// Unless it is `vetted`, it is looked into before the first command.
+    pub fn over(self, db: IdbDatabase, vetted: bool) -> RawLocks {
+        let store = self.store.connected(db, vetted);
+        Self { store, ..self }
     }
 
     /// The lock of that key: one object for the life of the page, since it remembers when it last
@@ -289,6 +290,7 @@ fn reject(error: Failure) -> JsValue {
             }
             IndexedDbError::Blocked => failure("STORE_BLOCKED", None, None),
             IndexedDbError::Foreign => failure("STORE_FOREIGN", None, None),
+            IndexedDbError::NotLeases(store) => failure("NOT_LEASES", Some(&store), None),
             IndexedDbError::Closed => failure("STORE_CLOSED", None, None),
             IndexedDbError::Stalled => failure("STORE_STALLED", None, None),
             IndexedDbError::Corrupt(why) => failure("STORE_CORRUPT", Some(why), None),

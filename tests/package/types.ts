@@ -5,6 +5,7 @@ import {
   acquire,
   addLeaseStore,
   createLocks,
+  LEASE_SCHEMA,
   LEASE_STORE,
   LeaseLostError,
   query,
@@ -76,6 +77,10 @@ export async function uses() {
 async function fences(lease: Lease) {
   const raw = {} as IDBDatabase;
   addLeaseStore(raw);
+  addLeaseStore(raw, { name: "my_leases" });
+  createLocks({ database: raw, store: "my_leases" });
+  // @ts-expect-error there is no such option
+  addLeaseStore(raw, { store: "my_leases" });
   is<Equal<ReturnType<typeof lease.fence>, Promise<void>>>();
   await lease.fence(raw.transaction(["notes", LEASE_STORE], "readwrite"));
   const count = await lease.transaction("notes", "readonly", (tx) => {
@@ -96,7 +101,7 @@ async function fences(lease: Lease) {
   });
 
   const byDexie = new Dexie("app");
-  byDexie.version(1).stores({ notes: "++id", [LEASE_STORE]: "" });
+  byDexie.version(1).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA });
   createLocks({ database: byDexie });
   await byDexie.transaction("rw", ["notes", LEASE_STORE], (tx) => lease.fence(tx));
 

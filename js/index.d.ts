@@ -174,10 +174,11 @@ export interface LocksSettings {
    * How long a lease is good without a renewal, in whole ms, from 10 to 600 000: how long those who wait
    * wait on after this tab hung, or crashed where there are no Web Locks to tell them. Default: 500.
    *
-   * While nobody waits, and where there are Web Locks, a lease grows to 20 000 ms, twice as long with each
-   * renewal, of which there are three in its length; the first tab that waits brings `leaseMs` back at once.
-   * So a tab that hangs with nobody waiting yet keeps the lock from one that comes later for up to
-   * 20 000 ms. In a hidden tab a lease is at least 10 000 ms long, because its timers are late.
+   * While nobody waits, and where there are Web Locks, a lease grows to about as long as nobody has waited,
+   * up to 20 000 ms; the first tab that waits brings `leaseMs` back at once. So a tab that hangs with nobody
+   * waiting yet keeps the lock from one that comes later for that long. So does one that crashes, if no tab
+   * that lives has met it before. In a hidden tab a lease is at least 10 000 ms long, because its timers
+   * are late.
    */
   leaseMs?: number;
   /** How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */

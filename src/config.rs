@@ -11,9 +11,9 @@ pub const LEASE_DURATION_MS: u32 = 500;
 pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 
 /// How long a lease may become while nobody waits for it, in ms, if its holder has a beacon that tells
-/// of its death (see [`Liveness`](crate::Liveness)): it doubles with each renewal, of which there are
-/// three in its length. The first waiter that comes brings [`LEASE_DURATION_MS`] back; only a holder
-/// that hangs when nobody waits keeps the lock for as long as this.
+/// of its death (see [`Liveness`](crate::Liveness)): about as long as nobody has waited. The first waiter
+/// that comes brings [`LEASE_DURATION_MS`] back. Only a holder that hangs when nobody waits keeps the lock
+/// for as long as this, or one that ends when nobody lives who has seen its beacon.
 pub const IDLE_LEASE_MS: u32 = 20_000;
 
 /// How long a lease is while the holder's page is hidden, in ms (see

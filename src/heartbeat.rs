@@ -195,11 +195,16 @@ async fn hold<S: BackingStore>(shared: &Arc<Shared<S>>, tenure: &Arc<Tenure>) ->
             None => continue,
         };
         let mut state = shared.state();
+        let was_wanted = state.participant.is_wanted();
         let (participant, mut past) = state.participant();
         let renewed = participant.renewed(&mut past, &renewal, sent, shared.clock.now(), &outcome);
         drop(past);
         let (quit, reason) = match renewed {
             Renewed::Until(good_until) => {
+                if was_wanted && !state.participant.is_wanted() {
+                    // Calls of this tab that were held back for whoever has given up.
+                    shared.wake();
+                }
                 state.store_failed = false;
                 // A long lease that turns out to be waited for is cut short now.
                 stirred |= state.participant.is_too_long();

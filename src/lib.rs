@@ -27,6 +27,7 @@
 
 mod config;
 mod error;
+pub mod evidence;
 mod fence;
 mod guard;
 mod heartbeat;
@@ -39,6 +40,7 @@ pub mod participant;
 pub mod platform;
 pub mod rules;
 pub mod store;
+pub mod turns;
 mod wake;
 
 pub use config::{

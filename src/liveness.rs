@@ -26,8 +26,18 @@ pub trait Beacon: MaybeSend + MaybeSync + 'static {
         Box::pin(std::future::ready(()))
     }
 
+    /// Whether the end of `tab`, whose beacon was lit, would be told by [`Beacon::ended`]. If not, whoever
+    /// waits for that tab's lease watches the lease more closely.
+    fn is_watched(&self, tab: &str) -> bool {
+        let _ = tab;
+        true
+    }
+
     /// Resolves when `tab`, which had its beacon lit, has ended; at once, if it has. Never, if there is
     /// no telling. Dropping it stops the watch.
+    ///
+    /// It is believed: a tab that lives, and is said to have ended, loses its lease at once, while it
+    /// still holds. See [`evidence`](crate::evidence) for what a word from outside must show.
     fn ended(&self, tab: &str) -> BoxFuture<()>;
 }
 
@@ -42,7 +52,7 @@ impl std::fmt::Debug for Liveness {
 }
 
 impl Liveness {
-    /// Goes by that beacon.
+    /// Uses `beacon` to learn which tabs have ended.
     #[must_use]
     pub fn by(beacon: impl Beacon) -> Self {
         Self(Arc::new(beacon))
@@ -54,6 +64,10 @@ impl Liveness {
 
     pub(crate) fn settled(&self) -> BoxFuture<()> {
         self.0.settled()
+    }
+
+    pub(crate) fn is_watched(&self, tab: &str) -> bool {
+        self.0.is_watched(tab)
     }
 
     pub(crate) fn ended(&self, tab: &str) -> BoxFuture<()> {

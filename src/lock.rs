@@ -38,6 +38,7 @@ use crate::participant::{
 use crate::platform::{self, BoxFuture, Clock, Spawner, sleep, sleep_until};
 use crate::rules::{Command, Fence, Outcome, Requester, Take};
 use crate::store::BackingStore;
+use crate::turns::{HeldBack, Turn, Turns};
 use crate::wake::{Listen, Message, Wake};
 
 /// How long a holder that has handed the lock over by a message waits, in ms, before it tells the store
@@ -133,6 +134,11 @@ pub(crate) struct State {
     abandoned: bool,
     /// Callers that want the lock now.
     asking: usize,
+    /// Calls so far, and how many of them there were when the present tenure began. Those share it at
+    /// once; later ones may have to leave it to others.
+    calls: u64,
+    admitted: u64,
+    turns: Turns,
     /// A take of this request is in flight.
     taking: Option<u64>,
     /// Takes so far, and the latest of them that was answered "busy".
@@ -204,6 +210,9 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             unsent: None,
             abandoned: false,
             asking: 0,
+            calls: 0,
+            admitted: 0,
+            turns: Turns::default(),
             taking: None,
             takes: 0,
             refused: 0,
@@ -335,8 +344,8 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         &self,
     ) -> Result<Option<CrossProcessStoreLockGuard>, LockError<S::Error>> {
         let shared = &self.shared;
-        let _asking = Asking::begin(shared);
-        let guard = self.attempt(false).await?;
+        let (_asking, mut call) = Asking::begin(shared);
+        let guard = self.attempt(&mut call, false).await?;
         if guard.is_some() {
             return Ok(guard);
         }
@@ -384,7 +393,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
             () = sleep(Duration::from_millis(shared.config.heartbeat_ms.into())) => false,
         };
         if again {
-            self.attempt(false).await
+            self.attempt(&mut call, false).await
         } else {
             Ok(None)
         }
@@ -438,14 +447,14 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         deadline: Option<Duration>,
         watch: Watch,
     ) -> Result<CrossProcessStoreLockGuard, LockError<S::Error>> {
-        let _asking = Asking::begin(&self.shared);
+        let (_asking, mut call) = Asking::begin(&self.shared);
         let shared = &self.shared;
         let search = async {
             let mut watched: Option<(String, BoxFuture<()>)> = None;
             for (look, pause) in pauses.map(Some).chain([None]).enumerate() {
                 // Made before the look, so that a change after it is not missed.
                 let changed = shared.changed.notified();
-                if let Some(guard) = self.attempt(true).await? {
+                if let Some(guard) = self.attempt(&mut call, true).await? {
                     return Ok(guard);
                 }
                 let Some(pause) = pause else { break };
@@ -464,7 +473,11 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                     let now = shared.clock.now();
                     let cut = match watch {
                         Watch::Spin => state.participant.ripe_in(now),
-                        Watch::Closely => state.participant.look_in(now),
+                        Watch::Closely => {
+                            let suspect = state.participant.suspect();
+                            let told = suspect.is_some_and(|tab| shared.would_be_told(tab));
+                            state.participant.look_in(now, told)
+                        }
                     };
                     (cut, want)
                 };
@@ -518,9 +531,10 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         }
     }
 
-    /// Shares the lease if it is held here, or asks the store for it once.
+    /// Shares the lease if it is held here and nobody else's turn, or asks the store for it once.
     async fn attempt(
         &self,
+        call: &mut Call,
         join: bool,
     ) -> Result<Option<CrossProcessStoreLockGuard>, LockError<S::Error>> {
         let shared = &self.shared;
@@ -531,7 +545,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         loop {
             let changed = shared.changed.notified();
             let answered = shared.answered.notified();
-            {
+            let held_back = {
                 let mut state = shared.state();
                 let now = shared.clock.now();
                 if shared.life.get().is_some_and(Lifecycle::is_suspended) {
@@ -542,9 +556,12 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                 }
                 // Also in the middle of a take: a message may begin the lease before the store has
                 // answered, which may take long.
-                if let Some(guard) = state.good_tenure(shared, now) {
-                    return Ok(Some(guard));
-                }
+                let held_back = match state.admit(shared, call, now) {
+                    Admission::Shared(guard) => return Ok(Some(guard)),
+                    Admission::HeldBack(_) if !join => return Ok(None),
+                    Admission::HeldBack(until) => Some(until),
+                    Admission::NotHeld => None,
+                };
                 if let Some((_, answer)) = shared.answer_to(sent) {
                     sent = None;
                     if answer.map_err(LockError::Store)? == Answer::Late {
@@ -562,17 +579,42 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
                     return Ok(None);
                 }
                 // Of a request that has ended nobody waits for an answer.
-                if state.taking.is_none() || state.taking != state.participant.request() {
+                let idle = state.taking.is_none() || state.taking != state.participant.request();
+                if held_back.is_none() && idle {
                     sent = Some(shared.take(&mut state, now, join));
                 }
-            }
+                held_back
+            };
+            let patience = async {
+                match held_back {
+                    Some(until) => sleep_until(shared.clock, until).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = answered => {}
                 () = changed => {}
+                () = patience => {}
             }
         }
     }
+}
+
+/// A call that wants the lock.
+struct Call {
+    /// Which one, of all calls of its lock object.
+    number: u64,
+    held_back: Option<HeldBack>,
+}
+
+/// What a call finds.
+enum Admission {
+    /// The lock is held here, and the call shares it.
+    Shared(CrossProcessStoreLockGuard),
+    /// It is held here, but others come first, until then.
+    HeldBack(Duration),
+    NotHeld,
 }
 
 /// What came of the take of that number.
@@ -606,6 +648,13 @@ impl<S: BackingStore> Shared<S> {
 
     pub(crate) fn is_lit(&self) -> bool {
         self.liveness.get().is_some_and(Liveness::is_lit)
+    }
+
+    /// Whether a beacon would tell of that tab's end.
+    fn would_be_told(&self, tab: &str) -> bool {
+        self.liveness
+            .get()
+            .is_some_and(|liveness| liveness.is_watched(tab))
     }
 
     /// Waits until it is known whether there is a beacon to speak of.
@@ -696,6 +745,7 @@ impl<S: BackingStore> Shared<S> {
         tracing::debug!(key = self.key, token = holding.token, "lock acquired");
         state.reserved = Some(tenure.guard());
         state.tenure = Some(Arc::clone(&tenure));
+        state.admitted = state.calls;
         state.store_failed = false;
         // Whoever waited goes on first.
         self.wake();
@@ -897,6 +947,8 @@ impl<S: BackingStore> Listen for Shared<S> {
                     && let Some(tenure) = &state.tenure
                 {
                     tenure.look_again();
+                    // Calls that were held back for it.
+                    self.wake();
                 } else if state.participant.awaits(who) {
                     // Its holder, perhaps.
                     self.wake();
@@ -941,19 +993,28 @@ impl<S: BackingStore> Live for Shared<S> {
 }
 
 impl State {
-    /// A guard of the tenure, if its lease is still good. One that has run out is reported lost here,
-    /// before anybody can share it.
-    fn good_tenure<S: BackingStore>(
+    /// A guard of the tenure, if its lease is still good, and unless it is somebody else's turn. One that
+    /// has run out is reported lost here, before anybody can share it.
+    fn admit<S: BackingStore>(
         &mut self,
         shared: &Arc<Shared<S>>,
+        call: &mut Call,
         now: Duration,
-    ) -> Option<CrossProcessStoreLockGuard> {
+    ) -> Admission {
         self.expire(shared, now);
-        let tenure = self.tenure.as_ref()?;
+        let Some(tenure) = &self.tenure else {
+            return Admission::NotHeld;
+        };
+        if call.number > self.admitted {
+            let waits = self.participant.next();
+            if let Turn::Wait(until) = self.turns.turn(&mut call.held_back, waits, now) {
+                return Admission::HeldBack(until);
+            }
+        }
         let guard = self.reserved.take().unwrap_or_else(|| tenure.guard());
         tenure.tell();
         lock(&self.past).told();
-        Some(guard)
+        Admission::Shared(guard)
     }
 
     /// Tells of a lease that has run out, if there is one.
@@ -1061,12 +1122,19 @@ struct Asking<S: BackingStore> {
 }
 
 impl<S: BackingStore> Asking<S> {
-    fn begin(shared: &Arc<Shared<S>>) -> Self {
-        shared.state().asking += 1;
-        Self {
+    fn begin(shared: &Arc<Shared<S>>) -> (Self, Call) {
+        let number = {
+            let mut state = shared.state();
+            state.asking += 1;
+            state.calls += 1;
+            state.calls
+        };
+        let asking = Self {
             shared: Arc::clone(shared),
             spawner: Spawner::current(),
-        }
+        };
+        let held_back = None;
+        (asking, Call { number, held_back })
     }
 }
 

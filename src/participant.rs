@@ -399,6 +399,12 @@ impl Participant {
         self.head.is_some()
     }
 
+    /// Who is the next to hold, as far as is known.
+    #[must_use]
+    pub fn next(&self) -> Option<&Requester> {
+        self.head.as_ref().map(|head| &head.who)
+    }
+
     // ---- Asking ---------------------------------------------------------------------------------
 
     /// How long the observed lease must still stand still before it may be taken over, if one is
@@ -418,10 +424,11 @@ impl Participant {
     /// look more often than a holder beats to take over within a lease and a beat: a twentieth of the
     /// lease, for the first in the queue. Those behind look less often, and leave it the store. Where
     /// a beacon tells of the holder's death only its hanging is left to be seen, and a quarter will do.
+    /// `told`: whether the end of the [suspect](Self::suspect) would be told.
     #[must_use]
-    pub fn look_in(&self, now: Now) -> Option<Duration> {
+    pub fn look_in(&self, now: Now, told: bool) -> Option<Duration> {
         let seen = self.observation.as_ref()?;
-        let pace = if self.suspect().is_some() { 4 } else { 20 };
+        let pace = if told { 4 } else { 20 };
         let behind = u32::try_from(seen.before.len()).unwrap_or(u32::MAX);
         let pace = (seen.len / pace).saturating_mul(behind);
         Some(pace.min(self.ripe_in(now)?))
@@ -736,8 +743,10 @@ impl Participant {
     /// What the heartbeat has to do now; `None` when nothing is held. `beacon`: whether this tab holds
     /// its beacon.
     ///
-    /// With a beacon and nobody waiting, each renewal asks for twice the length of
-    /// the one before, up to the idle length: the longer nobody wanted the lease, the less it costs.
+    /// With a beacon and nobody waiting, each renewal asks for two sevenths more than the one before, up
+    /// to the idle length. There are three renewals in a lease, so it stays a little shorter than the
+    /// time for which nobody has wanted it: the longer that is, the less the lease costs. And a tab that
+    /// crashes soon costs little to one that is opened after that, and has not seen its beacon.
     pub fn due(&mut self, past: &mut Past, now: Now, beacon: bool, wall: u64) -> Option<Due> {
         let request = self.request?;
         self.holding?;
@@ -765,8 +774,12 @@ impl Participant {
                 wall,
             }));
         }
-        let twice = holding.len.saturating_mul(2).min(self.lens.idle);
-        let len = if idle { len.max(twice) } else { len };
+        let longer = holding.len + (holding.len * 2 / 7).max(1);
+        let len = if idle {
+            len.max(longer.min(self.lens.idle))
+        } else {
+            len
+        };
         if len < holding.len {
             holding.until = holding.until.min(now + millis(len));
             self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));

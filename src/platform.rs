@@ -68,8 +68,11 @@ pub async fn sleep_until(clock: Clock, when: Duration) {
 /// The same, but ahead of everything else that is due by then, where the platform can do that; never
 /// where it cannot, or need not.
 pub async fn urgent_sleep_until(clock: Clock, when: Duration) {
-    while clock.now() < when {
-        urgent_sleep(when.saturating_sub(clock.now())).await;
+    let rest = when.saturating_sub(clock.now());
+    urgent_sleep(rest).await;
+    if clock.now() < when {
+        // By a granule of some clock.
+        sleep_until(clock, when).await;
     }
 }
 
@@ -202,30 +205,47 @@ mod sys {
         // Browsers older than it have none.
         #[wasm_bindgen(thread_local_v2, js_name = scheduler)]
         static SCHEDULER: Option<Scheduler>;
-        #[wasm_bindgen(method, js_name = postTask)]
-        fn post_task(this: &Scheduler, task: &Function, options: &Object) -> Promise;
+        #[wasm_bindgen(method, catch, js_name = postTask)]
+        fn post_task(
+            this: &Scheduler,
+            task: &Function,
+            options: &Object,
+        ) -> Result<JsValue, JsValue>;
     }
 
     /// Resolves after `duration`, in a task of the highest priority: a page that hung meanwhile runs it
     /// before its own timers. Never, where there are no priorities.
+    ///
+    /// `scheduler.postTask` may be a short polyfill that knows no delay. The first time that it comes back
+    /// in less than half of a delay, or fails, it is asked no more: else a loop around it would never rest.
     pub async fn urgent_sleep(duration: Duration) {
-        let task = SCHEDULER.with(|scheduler| {
+        thread_local!(static DISTRUSTED: Cell<bool> = const { Cell::new(false) });
+        let since = performance_now();
+        let ms = duration.as_micros().div_ceil(1000) as f64;
+        if !DISTRUSTED.get()
+            && let Some(task) = post_task(ms)
+        {
+            let done = JsFuture::from(task).await.is_ok();
+            if done && performance_now() - since >= ms / 2.0 {
+                return;
+            }
+            DISTRUSTED.set(true);
+        }
+        std::future::pending().await
+    }
+
+    fn post_task(ms: f64) -> Option<Promise> {
+        SCHEDULER.with(|scheduler| {
             let options = Object::new();
-            let ms = duration.as_micros().div_ceil(1000) as f64;
             // Setting a property of a plain object cannot fail.
             let _ = Reflect::set(&options, &"priority".into(), &"user-blocking".into());
             let _ = Reflect::set(&options, &"delay".into(), &ms.into());
             let task = Closure::once_into_js(|| {});
-            Some(
-                scheduler
-                    .as_ref()?
-                    .post_task(task.unchecked_ref(), &options),
-            )
-        });
-        match task {
-            Some(task) => drop(JsFuture::from(task).await),
-            None => std::future::pending().await,
-        }
+            let posted = scheduler
+                .as_ref()?
+                .post_task(task.unchecked_ref(), &options);
+            Some(Promise::resolve(&posted.ok()?))
+        })
     }
 
     #[wasm_bindgen]

@@ -35,7 +35,7 @@
 //!
 //! # Numbers
 //!
-//! Every grant that is made inside a transaction adds two to the token. The number between belongs to
+//! Every grant that is made inside a transaction adds at least two to the token. The number between belongs to
 //! the holder alone: it may *delegate* the lease under it, by a message that no store has seen yet.
 //! The claim and the pass write that down, in either order, and whatever is lost of the three, no
 //! number is used twice.
@@ -323,7 +323,7 @@ pub struct Take {
     /// reached the store (yet, or ever). They quit first. Only a request that was never handed on
     /// may be named here.
     pub ended: Vec<u64>,
-    /// What a new record starts with.
+    /// What a new record starts with, and the least token that a take may begin with.
     pub fresh: Fresh,
     /// Wall clock, ms since 1970, for `since`.
     pub wall: u64,
@@ -590,6 +590,7 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     let granted = record.holder.as_ref().is_some_and(ended) && leave(record, 2).is_some();
     let Some(holder) = record.holder.clone() else {
         seat(record, asker, 2);
+        keep_up(record, take);
         record.since = take.wall;
         return held(record);
     };
@@ -651,6 +652,9 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     dismiss(record);
     record.queue.retain(|w| w.who != take.who);
     seat(record, asker, step);
+    if step == 2 {
+        keep_up(record, take);
+    }
     record.since = take.wall;
     // A delegated lease has been running since before: observers begin anew all the same.
     record.count = 2 - step;
@@ -760,6 +764,13 @@ fn seat(record: &mut Record, who: Waiter, step: u64) {
     record.mode = who.mode;
     record.beacon = who.beacon;
     record.len = who.len;
+}
+
+/// A token that a take begins keeps up with the wall clock, as a new record's does. It orders nothing: but
+/// a server that compares the tokens of two devices, each with its own record, then refuses one of them
+/// for no longer than that one's clock is behind.
+fn keep_up(record: &mut Record, take: &Take) {
+    record.token = record.token.max(take.fresh.token);
 }
 
 /// Ends the present holder's time and remembers it.

@@ -14,6 +14,8 @@ use tab_lease::rules::{
 
 const LEN: u32 = 500;
 const IDLE: u32 = 5000;
+/// The first renewal of an idle lease asks for that.
+const LONGER: u32 = LEN + LEN * 2 / 7;
 const HIDDEN: u32 = 9000;
 const LENS: Lens = Lens {
     usual: LEN,
@@ -180,6 +182,13 @@ impl Tab {
     fn lit_beat(&mut self, now: Duration, outcome: &Outcome) -> Renewed {
         let renewal = self.renew_with(now, true);
         self.renewed(&renewal, now, now, outcome)
+    }
+
+    /// The same. Answers what it renewed with.
+    fn lit_beat_at(&mut self, now: Duration) -> Command {
+        let renewal = self.renew_with(now, true);
+        self.renewed(&renewal, now, now, &held(10));
+        renewal
     }
 
     fn release(&mut self, now: Duration) -> Option<Release> {
@@ -539,7 +548,7 @@ fn an_idle_one_has_nothing_due() {
     assert!(!tab.holds(ms(0)));
     assert_eq!(tab.participant.good_until(), None);
     assert_eq!(tab.participant.ripe_in(ms(0)), None);
-    assert_eq!(tab.participant.look_in(ms(0)), None);
+    assert_eq!(tab.participant.look_in(ms(0), true), None);
     assert_eq!(tab.participant.suspect(), None);
     assert_eq!(tab.participant.want(), None);
     assert_eq!(tab.participant.request(), None);
@@ -552,7 +561,7 @@ fn an_idle_one_has_nothing_due() {
 #[test]
 fn a_lease_is_idle_only_with_a_beacon_and_nobody_waiting() {
     for (lit, waited_for, len) in [
-        (true, false, 2 * LEN),
+        (true, false, LONGER),
         (true, true, LEN),
         (false, false, LEN),
         (false, true, LEN),
@@ -568,13 +577,21 @@ fn a_lease_is_idle_only_with_a_beacon_and_nobody_waiting() {
 }
 
 #[test]
-fn an_idle_lease_doubles_at_each_renewal_until_it_is_long_enough() {
+fn an_idle_lease_is_about_as_long_as_it_was_unwanted_until_it_is_long_enough() {
     let mut tab = Tab::holding(ms(0));
-    let mut lens = Vec::new();
-    for beat in 1..8 {
-        lens.push(len_of(&tab.renew_with(ms(50 * beat), true)));
+    let mut now = 50;
+    loop {
+        let len = len_of(&tab.lit_beat_at(ms(now)));
+        let idle = u32::try_from(now).unwrap();
+        if len == IDLE {
+            assert!(idle > 5_000 && idle < 7_000, "{idle} ms");
+            break;
+        }
+        assert!(len <= LONGER + idle, "{len} ms after {idle} ms");
+        assert!(len >= LEN + idle * 3 / 4, "{len} ms after {idle} ms");
+        now += u64::from(len) / 3;
     }
-    assert_eq!(lens, [1000, 2000, 4000, IDLE, IDLE, IDLE, IDLE]);
+    assert_eq!(len_of(&tab.lit_beat_at(ms(now + 1000))), IDLE);
 }
 
 // ---- Hidden pages -------------------------------------------------------------------------------
@@ -656,7 +673,7 @@ fn an_idle_lease_is_good_for_its_length_once_it_is_confirmed() {
     let mut tab = Tab::holding(ms(0));
     assert_eq!(
         tab.lit_beat(ms(100), &held(10)),
-        Renewed::Until(ms(1100) - MARGIN)
+        Renewed::Until(ms(100 + u64::from(LONGER)) - MARGIN)
     );
 }
 
@@ -680,7 +697,7 @@ fn one_who_only_tries_does_not_end_the_idling() {
         ..want()
     };
     tab.participant.wanted(ms(10), &trying);
-    assert_eq!(len_of(&tab.renew_with(ms(50), true)), 2 * LEN);
+    assert_eq!(len_of(&tab.renew_with(ms(50), true)), LONGER);
 }
 
 #[test]
@@ -917,9 +934,9 @@ fn the_receiver_is_told_no_more_than_its_own_lease() {
 fn the_receiver_of_an_idle_lease_is_told_no_more_than_its_own() {
     let mut tab = Tab::holding(ms(0));
     tab.lit_beat(ms(10), &held(10));
-    tab.participant.wanted(ms(400), &want());
-    let (grant, _) = tab.delegate(ms(401));
-    assert_eq!(grant.until, micros(2000 + 501 - 1));
+    tab.participant.wanted(ms(40), &want());
+    let (grant, _) = tab.delegate(ms(50));
+    assert_eq!(grant.until, micros(2000 + 510 - 1));
 }
 
 #[test]
@@ -1512,7 +1529,7 @@ fn a_request_that_has_ended_its_lease_does_not_start_again() {
 fn whoever_started_by_a_message_observes_nothing_any_more() {
     let tab = Tab::started();
     assert_eq!(tab.participant.ripe_in(ms(110)), None);
-    assert_eq!(tab.participant.look_in(ms(110)), None);
+    assert_eq!(tab.participant.look_in(ms(110), true), None);
     assert_eq!(tab.participant.suspect(), None);
 }
 
@@ -1530,7 +1547,7 @@ fn undecided() -> Tab {
 fn whoever_has_to_ask_about_a_message_asks_at_once_and_names_the_giver() {
     let mut tab = undecided();
     assert_eq!(tab.participant.ripe_in(ms(100)), Some(ms(0)));
-    assert_eq!(tab.participant.look_in(ms(100)), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(100), true), Some(ms(0)));
     let proof = Proof::Delegated {
         token: 20,
         from: other(),
@@ -1941,7 +1958,7 @@ fn the_lease_is_taken_over_when_all_before_have_died_in_whatever_order() {
         tab.participant.died(second);
         assert_eq!(tab.participant.suspect(), None);
         assert_eq!(tab.participant.ripe_in(ms(10)), Some(ms(0)));
-        assert_eq!(tab.participant.look_in(ms(10)), Some(ms(0)));
+        assert_eq!(tab.participant.look_in(ms(10), true), Some(ms(0)));
         let proof = Proof::Dead(vec![first.to_owned(), second.to_owned()]);
         assert_eq!(tab.take(ms(10)).proof, proof);
     }
@@ -2024,7 +2041,12 @@ fn the_first_in_the_queue_looks_twenty_times_in_a_lease_or_four_with_a_beacon() 
     for (lit, pace) in [(false, 25), (true, 125)] {
         let mut tab = Tab::new();
         tab.look(ms(0), &behind(&[("other", lit)]));
-        assert_eq!(tab.participant.look_in(ms(0)), Some(ms(pace)));
+        assert_eq!(tab.participant.look_in(ms(0), lit), Some(ms(pace)));
+        assert_eq!(
+            tab.participant.look_in(ms(0), false),
+            Some(ms(25)),
+            "its end would not be told"
+        );
     }
 }
 
@@ -2036,7 +2058,7 @@ fn those_behind_look_less_often() {
             ms(0),
             &behind(&[("other", lit), ("bob", lit), ("eve", lit)]),
         );
-        assert_eq!(tab.participant.look_in(ms(0)), Some(ms(pace)));
+        assert_eq!(tab.participant.look_in(ms(0), lit), Some(ms(pace)));
     }
 }
 
@@ -2044,17 +2066,17 @@ fn those_behind_look_less_often() {
 fn a_waiter_paces_itself_by_the_lease_in_the_record() {
     let mut tab = Tab::new();
     tab.look(ms(0), &waiting(4, IDLE));
-    assert_eq!(tab.participant.look_in(ms(0)), Some(ms(250)));
+    assert_eq!(tab.participant.look_in(ms(0), false), Some(ms(250)));
 }
 
 #[test]
 fn a_waiter_looks_no_later_than_the_observation_is_ripe() {
     let mut tab = Tab::waiting();
-    assert_eq!(tab.participant.look_in(ms(480)), Some(ms(20)));
-    assert_eq!(tab.participant.look_in(ms(600)), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(480), true), Some(ms(20)));
+    assert_eq!(tab.participant.look_in(ms(600), true), Some(ms(0)));
     let crowd = vec![("other", true); 100];
     tab.look(ms(600), &behind(&crowd));
-    assert_eq!(tab.participant.look_in(ms(600)), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(600), true), Some(ms(0)));
 }
 
 /// To somebody else, of the lease that [`Tab::waiting`] waits for.

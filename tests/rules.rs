@@ -121,7 +121,7 @@ fn take(who: Requester) -> Take {
         ended: Vec::new(),
         fresh: Fresh {
             epoch: 43,
-            token: 200,
+            token: 50,
         },
         wall: 2_000_000,
     }
@@ -247,7 +247,7 @@ fn take_by_anybody_without_a_record() {
     let written = Record {
         format: FORMAT,
         epoch: 43,
-        token: 200,
+        token: 50,
         count: 0,
         holder: Some(carol()),
         mode: Mode::Exclusive,
@@ -260,7 +260,7 @@ fn take_by_anybody_without_a_record() {
     assert_eq!(write, Some(written));
     let told = Held {
         epoch: 43,
-        token: 200,
+        token: 50,
         last: None,
         head: None,
     };
@@ -616,6 +616,70 @@ fn the_death_of_a_tab_ends_all_its_requests() {
     let taken = after(&record, &proving(bob(), dead(&["alice"])));
     assert_eq!(taken.holder, Some(bob()));
     assert!(taken.queue.is_empty());
+}
+
+#[test]
+fn a_token_that_a_take_begins_keeps_up_with_the_clock_and_no_other_does() {
+    let late = |proof| Take {
+        fresh: Fresh {
+            epoch: 43,
+            token: 5000,
+        },
+        ..Take {
+            proof,
+            ..joining(carol())
+        }
+    };
+    let token = |record: &Record, command: Command| {
+        let (write, _) = apply(Some(record), &command);
+        write.map_or(record.token, |write| write.token)
+    };
+    let held = held();
+    let free = free();
+    assert_eq!(token(&free, Command::Take(late(Proof::None))), 5000);
+    assert_eq!(
+        token(
+            &held,
+            Command::Take(late(Proof::Unchanged(held.sighting())))
+        ),
+        5000
+    );
+    assert_eq!(
+        token(&held, Command::Take(late(Proof::None))),
+        held.token,
+        "it waits"
+    );
+    let mine = Take {
+        who: alice(),
+        ..late(Proof::None)
+    };
+    assert_eq!(
+        token(&held, Command::Take(mine)),
+        held.token,
+        "it holds already"
+    );
+    let delegated = Proof::Delegated {
+        token: held.token,
+        from: alice(),
+    };
+    let bobs = Take {
+        who: bob(),
+        ..late(delegated)
+    };
+    assert_eq!(
+        token(&held, Command::Take(bobs)),
+        held.token + 1,
+        "a delegation adds one"
+    );
+    let behind = Record {
+        token: 9000,
+        ..free
+    };
+    assert_eq!(
+        token(&behind, Command::Take(late(Proof::None))),
+        9002,
+        "it never goes back"
+    );
 }
 
 #[test]
@@ -1428,6 +1492,8 @@ proptest! {
             let (Some(before), Some(after)) = (before, after) else { continue };
             prop_assert_eq!(after.epoch, before.epoch);
             let grown = after.token.checked_sub(before.token);
+            let keeps_up = matches!(&command, Command::Take(take)
+                if take.fresh.token == after.token && after.token > before.token + 2);
             if after.holder.is_some() && after.holder != before.holder {
                 prop_assert!(grown >= Some(1), "{:?}", command);
             }
@@ -1440,8 +1506,9 @@ proptest! {
                 Some(3 | 4) => {
                     let handed_on = matches!(outcome, Outcome::Gone { granted: Some(_) });
                     let ended = matches!(&command, Command::Take(take) if !take.ended.is_empty());
-                    prop_assert!(handed_on || ended, "{:?}", command);
+                    prop_assert!(handed_on || ended || keeps_up, "{:?}", command);
                 }
+                Some(_) if keeps_up => {}
                 _ => prop_assert!(false, "token {grown:?}"),
             }
         }

@@ -1,41 +1,80 @@
 //! The browser's side: a Web Lock, which the browser releases when the document or worker ends.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use js_sys::{Function, Object, Promise, Reflect};
+use js_sys::{Array, Function, Object, Promise, Reflect};
 use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortController;
 
 use super::{Beacon, Liveness};
+use crate::evidence::{Evidence, Manager, Word};
 use crate::platform::{self, BoxFuture, Spawner};
+
+/// In front of the name of every beacon.
+const PREFIX: &str = "tab-lease#";
 
 #[wasm_bindgen]
 extern "C" {
-    // web-sys counts it among the unstable ones.
-    #[derive(Clone)]
-    type LockManager;
-    #[wasm_bindgen(method, catch)]
-    fn request(
-        this: &LockManager,
-        name: &str,
-        options: &Object,
-        granted: &Function,
-    ) -> Result<Promise, JsValue>;
+    /// The getter of `target`, asked about `receiver`.
+    #[wasm_bindgen(js_namespace = Reflect, js_name = get, catch)]
+    fn get_of(target: &JsValue, key: &str, receiver: &JsValue) -> Result<JsValue, JsValue>;
+}
+
+/// The browser's own lock manager, by functions that nobody has replaced.
+#[derive(Clone)]
+struct LockManager {
+    locks: JsValue,
+    request: Function,
+    query: Function,
+}
+
+impl LockManager {
+    /// `None` outside of secure contexts, in old browsers, and behind a polyfill or a wrapper.
+    fn native() -> Option<Self> {
+        let prototype = prototype("LockManager")?;
+        let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).ok()?;
+        let locks = Reflect::get(&navigator, &"locks".into()).ok()?;
+        Some(Self {
+            locks: Some(locks).filter(JsValue::is_object)?,
+            request: native(&prototype, "request")?,
+            query: native(&prototype, "query")?,
+        })
+    }
+
+    /// Whatever comes back is awaited as a promise.
+    fn request(&self, name: &str, options: &Object, granted: &JsValue) -> Option<JsFuture> {
+        let over = self
+            .request
+            .call3(&self.locks, &name.into(), options, granted);
+        Some(Promise::resolve(&over.ok()?).into())
+    }
+
+    /// What is held, by whomever.
+    async fn held(&self) -> Option<Array> {
+        let snapshot = Promise::resolve(&self.query.call0(&self.locks).ok()?);
+        let snapshot = JsFuture::from(snapshot).await.ok()?;
+        Reflect::get(&snapshot, &"held".into())
+            .ok()?
+            .dyn_into()
+            .ok()
+    }
 }
 
 #[derive(Clone)]
 struct WebLocks {
-    /// None where there are none: outside of secure contexts, and in old browsers.
-    locks: Option<LockManager>,
+    manager: Option<LockManager>,
+    evidence: Rc<RefCell<Evidence>>,
     /// `None` until the browser has said.
     lit: Rc<watch::Sender<Option<bool>>>,
 }
 
 impl Liveness {
     /// Beacons by Web Locks. This document's, or worker's, is lit with the first call and burns until
-    /// it ends. Where there are no Web Locks no beacon is ever lit.
+    /// it ends. Where the browser's own Web Locks are not to be had no beacon is ever lit, and none is
+    /// believed.
     #[must_use]
     pub fn web_locks() -> Self {
         thread_local!(static HERE: WebLocks = WebLocks::light());
@@ -45,35 +84,73 @@ impl Liveness {
 
 impl WebLocks {
     fn light() -> Self {
-        let locks = Reflect::get(&js_sys::global(), &"navigator".into())
-            .and_then(|navigator| Reflect::get(&navigator, &"locks".into()))
-            .ok()
-            .filter(|locks| locks.is_object())
-            .map(JsCast::unchecked_into::<LockManager>);
-        let lit = locks.is_none().then_some(false);
+        let manager = LockManager::native();
+        let (whose, lit) = match manager {
+            Some(_) => (Manager::Browser, None),
+            None => (Manager::Foreign, Some(false)),
+        };
         let this = Self {
-            locks,
+            manager,
+            evidence: Rc::new(RefCell::new(Evidence::new(whose))),
             lit: Rc::new(watch::Sender::new(lit)),
         };
-        if let Some(locks) = &this.locks {
-            let lit = Rc::clone(&this.lit);
-            let burn = Closure::once_into_js(move || {
-                lit.send_replace(Some(true));
-                // Never settles.
-                Promise::new(&mut |_, _| {})
-            });
+        if let Some(manager) = &this.manager {
             let name = name(platform::process());
-            let over = locks.request(&name, &Object::new(), burn.unchecked_ref());
+            let burn = Closure::once_into_js({
+                let (this, name) = (this.clone(), name.clone());
+                move |lock: JsValue| this.burn(&lock, &name)
+            });
+            let over = manager.request(&name, &Object::new(), &burn);
             let lit = Rc::clone(&this.lit);
             Spawner::current().spawn(async move {
-                if let Ok(over) = over {
+                if let Some(over) = over {
                     // Refused (a sandboxed frame), or stolen.
-                    drop(JsFuture::from(over).await);
+                    drop(over.await);
                 }
                 lit.send_replace(Some(false));
             });
         }
         this
+    }
+
+    /// Called back with this tab's own beacon, or with what is none. Answers what it is held for.
+    fn burn(&self, lock: &JsValue, name: &str) -> JsValue {
+        let is_ours = is_lock(lock, name);
+        self.lit.send_replace(Some(is_ours));
+        if !is_ours {
+            return JsValue::UNDEFINED;
+        }
+        let this = self.clone();
+        // Those that live already can be told of when they end.
+        Spawner::current().spawn(async move { this.look_around().await });
+        // Never settles.
+        Promise::new(&mut |_, _| {}).into()
+    }
+
+    /// Notes which beacons are held by others.
+    async fn look_around(&self) {
+        let Some(manager) = &self.manager else {
+            return;
+        };
+        let held = manager.held().await.unwrap_or_default();
+        let text = |lock: &JsValue, key: &str| {
+            let value = Reflect::get(lock, &key.into());
+            value.ok().and_then(|value| value.as_string())
+        };
+        let beacons = held.iter().filter_map(|lock| {
+            let process = text(&lock, "name")?.strip_prefix(PREFIX)?.to_owned();
+            // A watch is shared, and may be this tab's own.
+            let burns = text(&lock, "mode")? == "exclusive";
+            burns.then_some((process, text(&lock, "clientId")?))
+        });
+        let beacons: Vec<_> = beacons.collect();
+        let own = |(process, _): &&(String, String)| process == platform::process();
+        let us = beacons.iter().find(own).map(|(_, client)| client);
+        for (process, client) in &beacons {
+            let by_us = us == Some(client);
+            let word = Word::Held { by_us };
+            self.evidence.borrow_mut().proves_end(process, word);
+        }
     }
 }
 
@@ -83,7 +160,9 @@ struct Watch {
     /// Made with the request: a promise that nobody has looked at by the time it is rejected would be
     /// reported to the page.
     over: JsFuture,
-    _granted: Closure<dyn FnMut()>,
+    /// Whether the callback was given the lock.
+    lock: Rc<Cell<bool>>,
+    _granted: Closure<dyn FnMut(JsValue)>,
 }
 
 impl Drop for Watch {
@@ -110,13 +189,26 @@ impl Beacon for WebLocks {
         })
     }
 
+    fn is_watched(&self, tab: &str) -> bool {
+        self.evidence.borrow().has_seen(process_of(tab))
+    }
+
     fn ended(&self, tab: &str) -> BoxFuture<()> {
-        let watch = self.watch(tab);
+        let (this, process) = (self.clone(), process_of(tab).to_owned());
         Box::pin(async move {
-            if let Some(mut watch) = watch
+            if !this.evidence.borrow().has_seen(&process) {
+                this.look_around().await;
+            }
+            // Unseen, a grant would prove nothing.
+            if this.evidence.borrow().has_seen(&process)
+                && let Some(mut watch) = this.watch(&process)
                 && (&mut watch.over).await.is_ok()
             {
-                return;
+                let lock = watch.lock.get();
+                let word = Word::Granted { lock };
+                if this.evidence.borrow_mut().proves_end(&process, word) {
+                    return;
+                }
             }
             std::future::pending().await
         })
@@ -124,28 +216,62 @@ impl Beacon for WebLocks {
 }
 
 impl WebLocks {
-    fn watch(&self, tab: &str) -> Option<Watch> {
-        let (_, process) = tab.rsplit_once('#')?;
+    /// Asks for the beacon of that process.
+    fn watch(&self, process: &str) -> Option<Watch> {
         let abort = AbortController::new().ok()?;
         let options = Object::new();
         // Shared: all who watch are told at once.
         Reflect::set(&options, &"mode".into(), &"shared".into()).ok()?;
         Reflect::set(&options, &"signal".into(), &abort.signal()).ok()?;
+        let name = name(process);
+        let lock = Rc::new(Cell::new(false));
         // Granted, it is given back at once.
-        let granted = Closure::new(|| {});
-        let callback = granted.as_ref().unchecked_ref();
+        let granted = Closure::new({
+            let (lock, name) = (Rc::clone(&lock), name.clone());
+            move |given: JsValue| lock.set(is_lock(&given, &name))
+        });
         let over = self
-            .locks
+            .manager
             .as_ref()?
-            .request(&name(process), &options, callback);
+            .request(&name, &options, granted.as_ref())?;
         Some(Watch {
             abort,
-            over: over.ok()?.into(),
+            over,
+            lock,
             _granted: granted,
         })
     }
 }
 
 fn name(process: &str) -> String {
-    ["tab-lease#", process].concat()
+    [PREFIX, process].concat()
+}
+
+/// The part of a tab's name that all its holders share.
+fn process_of(tab: &str) -> &str {
+    tab.rsplit_once('#').map_or(tab, |(_, process)| process)
+}
+
+fn prototype(class: &str) -> Option<JsValue> {
+    let class = Reflect::get(&js_sys::global(), &class.into()).ok()?;
+    Reflect::get(&class, &"prototype".into()).ok()
+}
+
+/// The method, if it is the browser's: only a function of its own reads like that (one that is bound, or
+/// behind a `Proxy`, has no name in its text).
+fn native(prototype: &JsValue, method: &str) -> Option<Function> {
+    let function: Function = Reflect::get(prototype, &method.into())
+        .ok()?
+        .dyn_into()
+        .ok()?;
+    let text = String::from(function.to_string());
+    let body = text.strip_prefix("function ")?.strip_prefix(method)?;
+    let is_native = body == "() { [native code] }" || body == "() {\n    [native code]\n}";
+    is_native.then_some(function)
+}
+
+/// Whether it is a lock of the browser's, of that name. The getter refuses everything else.
+fn is_lock(given: &JsValue, name: &str) -> bool {
+    let is_named = prototype("Lock").and_then(|lock| get_of(&lock, "name", given).ok());
+    is_named.is_some_and(|is_named| is_named == name)
 }

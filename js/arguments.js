@@ -30,13 +30,13 @@ function checkKeys(options, known, what) {
 }
 
 export function checkOptions(options, known) {
-  const { timeout, signal, scope } = checkKeys(options, known, "options");
-  if (timeout !== undefined) checkMs(timeout, "timeout", 0, Number.MAX_SAFE_INTEGER);
+  const { timeout, signal, scope, within } = checkKeys(options, known, "options");
+  if (timeout !== undefined && timeout !== Infinity) checkMs(timeout, "timeout", 0, Number.MAX_SAFE_INTEGER);
   if (signal !== undefined && !(typeof signal?.addEventListener === "function" && "aborted" in signal)) {
     throw bad(TypeError, "signal must be an AbortSignal");
   }
   if (scope !== undefined && scope !== "tab" && scope !== "request") throw bad(TypeError, 'scope must be "tab" or "request"');
-  return { timeout, signal, scope };
+  return { timeout: timeout === Infinity ? undefined : timeout, signal, scope, within };
 }
 
 export function checkSettings(settings) {

@@ -34,12 +34,14 @@ export const LOSSES = {
   LEASE_EXPIRED: "it ran out before this tab could renew it: the tab was suspended, throttled or too busy",
   LEASE_STORE_FAILED: "it ran out while IndexedDB failed or did not answer",
   LEASE_SUSPENDED: "this page was frozen, or left and kept for the way back; it let go before",
+  LEASE_BROKEN: "tab-lease failed on this page (see STORE_BROKEN)",
   LEASE_STORE_CLOSED: "the lease database was deleted, or upgraded by another version of the app",
   LEASE_COLLECTED: "it was garbage-collected without having been released",
   LEASE_RELEASED: "it was released before",
 };
 
 const FAILURES = {
+  STORE_BROKEN: "tab-lease failed on this page, and cannot go on: reload the page",
   STORE_LOAD_FAILED: "tab-lease's wasm could not be loaded; the next call tries again",
   STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, or a sandboxed frame)",
   STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
@@ -53,19 +55,21 @@ const FAILURES = {
 export const storeError = (code, cause, detail) =>
   new StoreError(code, FAILURES[code] + (detail ? `: ${detail}` : ""), cause === undefined ? undefined : { cause });
 
+export const timedOut = (name, timeout, why = "it is held by somebody else") =>
+  new TimeoutError("TIMEOUT", `timed out after ${timeout} ms waiting for the lock ${quoted(name)}: ${why}`);
+
 /** Makes the documented error of what Rust rejected with. */
 export function failed(name, timeout, failure) {
-  if (failure?.code === "TIMEOUT") {
-    return new TimeoutError("TIMEOUT", `timed out after ${timeout} ms: the lock ${quoted(name)} is held by somebody else`);
-  }
+  if (failure?.code === "TIMEOUT" && !(failure instanceof Error)) return timedOut(name, timeout);
   if (failure?.code in FAILURES) return storeError(failure.code, failure.cause, failure.detail);
   return failure;
 }
 
 export const quoted = (name) => JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
 
-export const lost = (name, token, code) => {
-  const error = new LeaseLostError(code, `the lease of ${quoted(name)} with token ${token} was lost: ${LOSSES[code]}`);
+export const lost = (name, token, code, cause) => {
+  const message = `the lease of ${quoted(name)} with token ${token} was lost: ${LOSSES[code]}`;
+  const error = new LeaseLostError(code, message, cause === undefined ? undefined : { cause });
   return Object.assign(error, { token });
 };
 

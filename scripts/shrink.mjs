@@ -32,6 +32,25 @@ const FEATURES = {
   "sign-ext": "SignExt",
 };
 
+/** What is changed in the glue that wasm-bindgen generates. */
+const PATCHES = [
+  // Whatever calls the wasm, the browser's callbacks included, goes through js/guard.js: an exception that
+  // leaves the wasm (a trap, or one of a browser function's) is remembered there.
+  [/^    wasm = instance\.exports;$/m, "    wasm = guarded(instance.exports);"],
+  // Fake timers (Jest's default) replace `queueMicrotask` by one that never calls. Where there is none,
+  // wasm-bindgen-futures takes promises, which nobody fakes.
+  [/(__wbg_queueMicrotask_\w+: function\(arg0\) \{\s+const ret = )arg0\.queueMicrotask;/, "$1undefined;"],
+];
+
+function patch(glue) {
+  for (const [found, put] of PATCHES) {
+    const places = glue.match(new RegExp(found, "gm"))?.length ?? 0;
+    if (places !== 1) throw new Error(`the glue has changed: ${found} is there ${places} times, not once`);
+    glue = glue.replace(found, put);
+  }
+  return `import { guarded } from "../js/guard.js";\n${glue}`;
+}
+
 export async function shrink(pkg = join(root, "pkg")) {
   const wasm = join(pkg, "tab_lease_bg.wasm");
   const module = binaryen.readBinary(readFileSync(wasm));
@@ -53,6 +72,6 @@ export async function shrink(pkg = join(root, "pkg")) {
     ...[wasm, "-o", wasm],
   ]);
   const glue = join(pkg, "tab_lease.js");
-  const { code } = await transform(readFileSync(glue, "utf8"), { minify: true, format: "esm", target: "es2022" });
+  const { code } = await transform(patch(readFileSync(glue, "utf8")), { minify: true, format: "esm", target: "es2022" });
   writeFileSync(glue, code);
 }

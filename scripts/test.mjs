@@ -50,8 +50,8 @@ async function nodeTests(folder, { only, without = [], extraEnv } = {}) {
   cannot.push(...[...done.text.matchAll(/^# (\w+ cannot .*)/gm)].map(([, line]) => line));
 }
 
-/** What only Chromium's DevTools can do, and the benchmark. */
-const CHROMIUM = ["bench.test.mjs", "fence_stops.test.mjs", "torture.test.mjs"];
+/** What only Chromium has or its DevTools can do, and the benchmark. */
+const CHROMIUM = ["bench.test.mjs", "fence_stops.test.mjs", "prerender.test.mjs", "torture.test.mjs"];
 /** What takes minutes of doing little: it runs beside the others. */
 const LONG = "hidden.test.mjs";
 

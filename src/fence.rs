@@ -22,6 +22,8 @@ pub(crate) trait Fences: MaybeSend + MaybeSync {
     fn fence_refused(&self, lease: &Fence);
     /// It was committed or aborted.
     fn fence_over(&self, lease: &Fence, passed: bool);
+    /// Tells of a lease that has run out, if there is one.
+    fn look(&self);
     fn key(&self) -> &str;
     fn store(&self) -> &dyn Any;
 }

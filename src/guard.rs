@@ -24,12 +24,26 @@ pub(crate) enum Phase {
     Lost(LossReason),
 }
 
+/// How often a lease of this process came to an end, or its end came nearer.
+static CUTS: AtomicUsize = AtomicUsize::new(0);
+
+/// A number that changes whenever a lease of this process is lost, or is good for a shorter time than
+/// was known before. Whoever remembers when the first lease runs out looks again then.
+#[cfg_attr(
+    not(feature = "npm"),
+    allow(dead_code, reason = "only the npm surface remembers")
+)]
+pub(crate) fn cuts() -> usize {
+    CUTS.load(Ordering::Relaxed)
+}
+
 /// One stretch of holding, shared by the guards of this process and the heartbeat.
 ///
 /// The number of guards grows only under the lock's state mutex, where the heartbeat also decides
 /// to release; so a lease that is being released is never shared again.
 pub(crate) struct Tenure {
     pub(crate) token: u64,
+    epoch: u64,
     /// For fenced transactions.
     pub(crate) lock: Weak<dyn Fences>,
     /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
@@ -73,6 +87,7 @@ impl Tenure {
     ) -> Arc<Self> {
         let tenure = Self {
             token: holding.token,
+            epoch: holding.epoch,
             lock,
             dirty: AtomicBool::new(holding.dirty),
             told: AtomicBool::new(false),
@@ -96,7 +111,9 @@ impl Tenure {
 
     pub(crate) fn extend(&self, good_until: Duration) {
         let us = u64::try_from(good_until.as_micros()).unwrap_or(u64::MAX);
-        self.good_until.store(us, Ordering::Release);
+        if us < self.good_until.swap(us, Ordering::AcqRel) {
+            CUTS.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn good_until(&self) -> Duration {
@@ -105,6 +122,9 @@ impl Tenure {
 
     pub(crate) fn enter(&self, phase: Phase) {
         *self.lock() = phase;
+        if matches!(phase, Phase::Lost(_)) {
+            CUTS.fetch_add(1, Ordering::Relaxed);
+        }
         self.changed.notify_waiters();
         if matches!(phase, Phase::Released | Phase::Lost(_)) {
             self.ended.notify_waiters();
@@ -190,6 +210,28 @@ impl CrossProcessStoreLockGuard {
         self.tenure.token
     }
 
+    /// Which series of tokens [`token`](Self::token) is of: a random number below 2⁵³ that the lock's record
+    /// is given when it is created. A new record, after a store was deleted, has another epoch. Tokens are
+    /// ordered only within one epoch: whoever compares tokens compares those of one epoch.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use tab_lease::{CrossProcessStoreLock, MemoryStore};
+    ///
+    /// let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+    /// let elsewhere = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+    /// let (one, two) = (lock.spin_lock(None).await.unwrap(), lock.spin_lock(None).await.unwrap());
+    /// assert_eq!(one.epoch(), two.epoch());
+    /// assert_ne!(one.epoch(), elsewhere.spin_lock(None).await.unwrap().epoch());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.tenure.epoch
+    }
+
     /// Whether another holder had the lock since this process last did: then whatever is cached of
     /// the protected data is out of date. Guards that share the lock say the same.
     #[must_use]
@@ -201,6 +243,67 @@ impl CrossProcessStoreLockGuard {
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.tenure.phase() == Phase::Held && self.tenure.clock.now() < self.tenure.good_until()
+    }
+
+    /// For how much longer the lease is good, by this process's clock; zero, if it is over.
+    #[cfg_attr(
+        not(feature = "npm"),
+        allow(dead_code, reason = "only the npm surface asks")
+    )]
+    pub(crate) fn left(&self) -> Duration {
+        match self.tenure.phase() {
+            Phase::Held => self.tenure.good_until(),
+            _ => Duration::ZERO,
+        }
+        .saturating_sub(self.tenure.clock.now())
+    }
+
+    /// Why the lease is not good any more, if so. One that has run out unseen is reported to everybody now.
+    pub(crate) fn loss(&self) -> Option<LossReason> {
+        if self.is_held() {
+            return None;
+        }
+        if let Some(lock) = self.tenure.lock.upgrade() {
+            lock.look();
+        }
+        Some(match self.tenure.phase() {
+            Phase::Lost(reason) => reason,
+            _ => LossReason::Expired,
+        })
+    }
+
+    /// Another guard of the same lease, at once: whoever waits for the lock is not asked. For code that runs
+    /// under the lock and calls code that takes it. The lock is released when both guards are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`], if the lease is known to be lost, or has run out by the clock.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use tab_lease::{CrossProcessStoreLock, MemoryStore};
+    ///
+    /// let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+    /// let outer = lock.spin_lock(None).await.unwrap();
+    /// let inner = outer.share().unwrap();
+    /// assert_eq!(outer.token(), inner.token());
+    /// outer.release().await;
+    /// assert!(inner.is_held());
+    /// # }
+    /// ```
+    pub fn share(&self) -> Result<Self, LeaseLost> {
+        if let Some(reason) = self.loss() {
+            let token = self.token();
+            return Err(LeaseLost { token, reason });
+        }
+        // This guard lives: there is one already, so the heartbeat cannot be about to release.
+        self.tenure.guards.fetch_add(1, Ordering::AcqRel);
+        Ok(Self {
+            tenure: Arc::clone(&self.tenure),
+            dirty: self.dirty,
+        })
     }
 
     /// Resolves when the lease is lost; never, if it is released before. What the lock protects must

@@ -888,6 +888,13 @@ impl<S: BackingStore> Fences for Shared<S> {
         self.state().participant.fence_over(lease, passed);
     }
 
+    fn look(&self) {
+        if let Some(shared) = self.this.upgrade() {
+            let now = self.clock.now();
+            self.state().expire(&shared, now);
+        }
+    }
+
     fn key(&self) -> &str {
         &self.key
     }

@@ -20,7 +20,8 @@ export const can = {
   clearSiteData: true,
 };
 
-const FLAGS = [
+/** How a Chromium is started here. */
+export const FLAGS = [
   "--headless=new",
   "--remote-debugging-port=0",
   "--no-sandbox",

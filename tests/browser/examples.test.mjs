@@ -6,8 +6,12 @@ import { answerExamples, example } from "./examples.mjs";
 
 const TABS = 3;
 
+const visits = example("js", "However many tabs");
 const modules = {
-  visits: example("js", "However many tabs"),
+  visits,
+  unlocked: visits
+    .replace(/^import .*$/m, "const withLease = (name, run) => run({ signal: new AbortController().signal });")
+    .replace('open("visits"', 'open("unlocked"'),
   calls: example("js", "tryAcquire"),
   notes: `${example("js", '"notes app"')}\nexport const db = request.result;`,
   wrapped: example("js", "new Dexie("),
@@ -45,6 +49,13 @@ test("the first example: three tabs count one by one, and no visit is lost", asy
   const lines = await runs("visits", 60);
   const visits = lines.map((line) => Number(line.replace(/^visit /, ""))).sort((a, b) => a - b);
   assert.deepEqual(visits, Array.from({ length: TABS * 60 }, (_, n) => n + 1));
+});
+
+test("the first example without the lock loses visits", async () => {
+  await open();
+  const lines = await runs("unlocked", 20);
+  assert.equal(lines.length, TABS * 20);
+  assert.ok(new Set(lines).size < TABS * 20, "the test before could not fail");
 });
 
 test("the calls: each tab has its turn", async () => {

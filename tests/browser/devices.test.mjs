@@ -1,5 +1,5 @@
-// One user, two devices: two browsers with profiles of their own, and a server that does what the README says, by
-// its own SQL. A token means nothing to the other device, and still refuses a stale tab of the same one.
+// One user, two devices: two browsers with profiles of their own, and a server that does what the README says,
+// by its own SQL. A token means nothing to the other device, and still refuses a stale tab of the same one.
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
 import initSqlJs from "sql.js";
@@ -71,7 +71,7 @@ beforeEach(() => {
   db.run("INSERT INTO notes (id, text, version) VALUES (?, '', 1)", [String(++note)]);
 });
 
-/** A tab of that device, in which `edit(text)` adds to the note, and waits before it does if it is told to. */
+/** A tab of that device, in which `edit(text)` adds to the note, and first waits if it is told to. */
 async function open(device) {
   const tab = await devices[device].open("/example.html");
   await tab.evaluate(async (note) => {
@@ -90,7 +90,7 @@ async function open(device) {
 
 const edit = (tab, added) => tab.evaluate((added) => outcome(edit(added)), added);
 
-test("the first device writes again after the second has, however their tokens stand to each other", async () => {
+test("the first device writes again after the second has", async () => {
   const tabs = [await open(0), await open(1)];
   for (const [device, added] of [[0, "a"], [1, "b"], [0, "c"], [1, "d"], [0, "e"]]) {
     assert.equal(await edit(tabs[device], added), "saved");

@@ -12,7 +12,7 @@ export function examples(language) {
 /** The one example that contains a text. */
 export function example(language, contained) {
   const found = examples(language).filter((code) => code.includes(contained));
-  if (found.length !== 1) throw new Error(`${found.length} ${language} examples of the README contain ${contained}`);
+  if (found.length !== 1) throw new Error(`${found.length} ${language} examples contain ${contained}`);
   return found[0];
 }
 
@@ -29,8 +29,8 @@ const PAGE = `<!doctype html><meta charset="utf-8" /><title>example</title><link
 <script type="module">window.ready = true;</script>`;
 
 /**
- * Answers for a server of tests: `/example.html` is the page, and `/example/<name>.js` the code of that name, a new
- * module for every query.
+ * Answers for a server of tests: `/example.html` is the page, and `/example/<name>.js` the code of that name,
+ * a new module for every query.
  */
 export function answerExamples(modules) {
   return (request, response) => {
@@ -38,7 +38,7 @@ export function answerExamples(modules) {
     const name = pathname.match(/^\/example\/(.+)\.js$/)?.[1];
     const body = pathname === "/example.html" ? PAGE : modules[name];
     if (body === undefined) return false;
-    response.writeHead(200, { "content-type": name ? "text/javascript; charset=utf-8" : "text/html; charset=utf-8" });
+    response.writeHead(200, { "content-type": `text/${name ? "javascript" : "html"}; charset=utf-8` });
     response.end(body);
     return true;
   };

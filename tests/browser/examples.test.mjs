@@ -10,7 +10,7 @@ const visits = example("js", "However many tabs");
 const modules = {
   visits,
   unlocked: visits
-    .replace(/^import .*$/m, "const withLease = (name, run) => run({ signal: new AbortController().signal });")
+    .replace(/^import .*$/m, "const { signal } = new AbortController(), withLease = (_, run) => run({ signal });")
     .replace('open("visits"', 'open("unlocked"'),
   calls: example("js", "tryAcquire"),
   notes: `${example("js", '"notes app"')}\nexport const db = request.result;`,
@@ -99,14 +99,16 @@ test("fences of idb and Dexie: every row is there", async () => {
   assert.equal(rows, TABS * 20);
 });
 
-testThat("drafts in files: no edit of three tabs is lost, whatever a stale tab writes meanwhile", "files", async () => {
+testThat("drafts in files: no edit of three tabs is lost, whatever a stale tab writes", "files", async () => {
   await open();
   const [stale] = tabs;
   await stale.evaluate(async () => {
     const { saveDraft } = await import("/example/draft.js");
     // A tab whose lease was lost long ago, and that does not look at its signal.
     (async () => {
-      for (window.late = 0; !window.enough; late++) await saveDraft({ token: 1 }, { edits: -1e6 }).catch(() => {});
+      for (window.late = 0; !window.enough; late++) {
+        await saveDraft({ token: 1 }, { edits: -1e6 }).catch(() => {});
+      }
     })();
   });
   await runs("draft", 20);
@@ -120,14 +122,15 @@ testThat("drafts in files: no edit of three tabs is lost, whatever a stale tab w
   assert.equal(edits, 1 + TABS * 20);
 });
 
-testThat("drafts in files: a tab that was killed in the middle of one leaves the one before", "files", async () => {
+testThat("drafts in files: a tab that was killed in one leaves the one before", "files", async () => {
   await open();
   const before = await tabs[0].evaluate(async () => {
     const { loadDraft } = await import("/example/draft.js");
     const before = await loadDraft();
     const folder = await navigator.storage.getDirectory();
     // What is there when it has begun, and not closed.
-    const writable = await (await folder.getFileHandle("draft-9007199254740991", { create: true })).createWritable();
+    const file = await folder.getFileHandle("draft-9007199254740991", { create: true });
+    const writable = await file.createWritable();
     await writable.write("half of it");
     window.unfinished = writable;
     return [before, await loadDraft()];

@@ -270,6 +270,10 @@ export function tryAcquire(name: string, options?: TryOptions): Promise<Lease | 
 /**
  * Runs `callback` while holding the lock, and releases it however the callback ends.
  *
+ * What the lock protects must be where the next holder sees it at once, and each write must be awaited:
+ * IndexedDB, the Cache API, files or a server. Not `localStorage` or `document.cookie`: what a tab writes there
+ * reaches other tabs late, under any lock.
+ *
  * @returns what the callback returned.
  * @throws what the callback threw; else {@link LeaseLostError}, if the lease was lost before the
  * callback was through; else as {@link acquire}.

@@ -28,7 +28,7 @@ before(async () => {
 
   const readme = readFileSync(join(root, "README.md"), "utf8");
   const examples = [...readme.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
-  assert.equal(examples.length, 5);
+  assert.equal(examples.length, 6);
   examples.forEach((code, n) => writeFileSync(join(app, `src/example${n}.js`), code));
   const imports = examples.map((_, n) => `await import("./example${n}.js");`).join("\n");
   writeFileSync(

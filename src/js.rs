@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use js_sys::{Array, Function, Object, Promise, Reflect};
-use tokio::sync::Notify;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{IdbDatabase, IdbTransaction};
@@ -19,6 +18,7 @@ use web_sys::{IdbDatabase, IdbTransaction};
 use crate::guard;
 use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, OBJECT_STORE, fence};
+use crate::sync::{Notify, select};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
     IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
@@ -146,11 +146,8 @@ impl RawLock {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                biased;
-                guard = lock.acquire(timeout) => {
-                    Ok(RawLease::new(guard.map_err(reject)?).into())
-                }
+            select! {
+                guard = lock.acquire(timeout) => Ok(RawLease::new(guard.map_err(reject)?).into()),
                 () = cancelled => Ok(JsValue::UNDEFINED),
             }
         })
@@ -221,8 +218,7 @@ impl RawLease {
             let Some(lost) = lost else {
                 return std::future::pending().await;
             };
-            let lost = tokio::select! {
-                biased;
+            let lost = select! {
                 lost = lost => lost,
                 () = released.notified() => return std::future::pending().await,
             };

@@ -56,7 +56,6 @@ use async_trait::async_trait;
 use indexed_db_futures::database::Database;
 use indexed_db_futures::internals::SystemRepr;
 use js_sys::{Array, Reflect, Uint8Array};
-use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
 use web_sys::{EventTarget, IdbDatabase, IdbTransaction};
 
@@ -66,6 +65,7 @@ use crate::lifecycle::{Lifecycle, Live};
 use crate::platform::{BoxFuture, Spawner, sleep, step_back};
 use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
+use crate::sync::{Notify, select};
 
 use opening::{Look, is_ours, look, open};
 use requests::{answer, begin, commit, failed, result};
@@ -158,6 +158,41 @@ enum Link {
     Failed(IndexedDbError),
 }
 
+/// A value whose changes can be waited for.
+struct Watched<T> {
+    value: RefCell<T>,
+    changed: Notify,
+}
+
+impl<T> Watched<T> {
+    fn new(value: T) -> Self {
+        let (value, changed) = (RefCell::new(value), Notify::new());
+        Self { value, changed }
+    }
+
+    fn borrow(&self) -> std::cell::Ref<'_, T> {
+        self.value.borrow()
+    }
+
+    fn set(&self, value: T) {
+        drop(self.value.replace(value));
+        self.changed.notify_waiters();
+    }
+
+    /// `change` answers whether it has changed it.
+    fn change(&self, change: impl FnOnce(&mut T) -> bool) {
+        let changed = change(&mut self.value.borrow_mut());
+        if changed {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Resolves at the next change from now on.
+    fn changed(&self) -> impl Future<Output = ()> {
+        self.changed.notified()
+    }
+}
+
 struct Connection {
     db: IdbDatabase,
     /// What watches a connection of ours; nothing, if it is the application's.
@@ -198,11 +233,11 @@ impl Connection {
     }
 
     /// The next command opens a new connection.
-    fn forget(&self, link: &watch::Sender<Link>) {
+    fn forget(&self, link: &Watched<Link>) {
         if self.own.is_none() {
             return;
         }
-        link.send_if_modified(|link| match link {
+        link.change(|link| match link {
             Link::Open(open) if std::ptr::eq(&**open, self) => {
                 *link = Link::Closed;
                 true
@@ -247,9 +282,11 @@ pub struct IndexedDbStore {
 struct Shared {
     database: String,
     object_store: String,
-    link: watch::Sender<Link>,
+    link: Watched<Link>,
     /// How often somebody else had the database closed.
-    closings: watch::Sender<u32>,
+    closings: Watched<u32>,
+    /// One is held by everybody who wants to be told of that, and one more here.
+    holders: Rc<()>,
     life: Lifecycle,
     /// Transactions that would stay open if the page stopped now.
     open: RefCell<Vec<IdbTransaction>>,
@@ -299,8 +336,9 @@ impl IndexedDbStore {
         let shared = Arc::new(Shared {
             database: database.to_owned(),
             object_store: object_store.to_owned(),
-            link: watch::Sender::new(Link::Closed),
-            closings: watch::Sender::new(0),
+            link: Watched::new(Link::Closed),
+            closings: Watched::new(0),
+            holders: Rc::default(),
             life: life.clone(),
             open: RefCell::default(),
             noted: RefCell::default(),
@@ -361,7 +399,7 @@ impl IndexedDbStore {
             vetted: Cell::new(vetted),
         };
         let link = Link::Open(Rc::new(connection));
-        self.shared.link.send_replace(link);
+        self.shared.link.set(link);
         self
     }
 
@@ -445,15 +483,14 @@ impl IndexedDbStore {
                 }
             }
         };
-        tokio::select! {
-            biased;
+        select! {
             done = tried => done,
             () = sleep(self.timeout) => {
                 // In case that it is dead: the next command opens a new one.
                 let link = &self.shared.link;
                 match used.take() {
                     Some(connection) => connection.forget(link),
-                    None => _ = link.send_if_modified(|link| {
+                    None => link.change(|link| {
                         let opening = matches!(link, Link::Opening);
                         if opening {
                             *link = Link::Closed;
@@ -462,17 +499,17 @@ impl IndexedDbStore {
                     }),
                 }
                 Err(Stalled)
-            }
+            },
         }
     }
 
     /// An open connection to a store that is known to be ours.
     async fn connection(&self) -> Result<Rc<Connection>, IndexedDbError> {
-        let mut link = self.shared.link.subscribe();
         // What failed before is tried again; what fails from now on is told.
         let mut failed_before = true;
         let connection = loop {
-            let idle = match &*link.borrow_and_update() {
+            let changed = self.shared.link.changed();
+            let idle = match &*self.shared.link.borrow() {
                 Link::Open(connection) => break Rc::clone(connection),
                 Link::Blocked => return Err(IndexedDbError::Blocked),
                 Link::Failed(error) if !failed_before => return Err(error.clone()),
@@ -482,8 +519,8 @@ impl IndexedDbStore {
             failed_before = false;
             if idle {
                 self.begin_opening();
-            } else if link.changed().await.is_err() {
-                return Err(IndexedDbError::Stalled);
+            } else {
+                changed.await;
             }
         };
         if !connection.vetted.get() {
@@ -503,7 +540,7 @@ impl IndexedDbStore {
 
     /// Opens in a task of its own.
     fn begin_opening(&self) {
-        self.shared.link.send_replace(Link::Opening);
+        self.shared.link.set(Link::Opening);
         let (database, store) = (
             self.shared.database.clone(),
             self.shared.object_store.clone(),
@@ -524,7 +561,7 @@ impl IndexedDbStore {
                 }
                 Err(error) => Err(error),
             };
-            shared.link.send_if_modified(|link| {
+            shared.link.change(|link| {
                 // Given up since, and opened by another try.
                 let late = opened.is_err() && matches!(link, Link::Open(_));
                 if !late {
@@ -560,10 +597,16 @@ impl BackingStore for IndexedDbStore {
     }
 
     fn closing(&self) -> BoxFuture<()> {
-        let mut closings = self.shared.closings.subscribe();
+        let shared = Arc::clone(&self.shared);
+        let (holder, before) = (Rc::clone(&shared.holders), *shared.closings.borrow());
         Box::pin(async move {
-            if closings.changed().await.is_err() {
-                std::future::pending().await
+            let _holder = holder;
+            loop {
+                let changed = shared.closings.changed();
+                if *shared.closings.borrow() != before {
+                    return;
+                }
+                changed.await;
             }
         })
     }
@@ -573,7 +616,10 @@ impl Shared {
     /// Somebody else closes the database: all leases in it end.
     fn end_leases(&self) {
         self.witness.take();
-        self.closings.send_modify(|closings| *closings += 1);
+        self.closings.change(|closings| {
+            *closings += 1;
+            true
+        });
     }
 
     /// The browser has closed the connection. While anybody holds, it is opened again now, not with the next
@@ -584,7 +630,7 @@ impl Shared {
             timeout,
             shared: self,
         };
-        while store.shared.closings.receiver_count() > 0 {
+        while Rc::strong_count(&store.shared.holders) > 1 {
             store.shared.life.running().await;
             if store.connection().await.is_ok() {
                 return;
@@ -705,9 +751,8 @@ impl Shared {
         self.put_note(&tx, key, who, &note).map_err(failed)?;
         // It counts if the record, as it was read, says that we hold; what is done to that here is in
         // the note.
-        let (done, found) = tokio::join!(commit(&tx), result(&found));
-        done?;
-        let found = found.map_err(failed)?;
+        commit(&tx).await?;
+        let found = result(&found).await.map_err(failed)?;
         let record = match found.is_undefined() || found.is_null() {
             true => None,
             false => Some(decode(found)?),

@@ -148,7 +148,7 @@ async fn opened(
         let shared = shared.clone();
         move || {
             if let Some(shared) = shared.upgrade() {
-                shared.link.send_replace(Link::Blocked);
+                shared.link.set(Link::Blocked);
             }
         }
     });

@@ -1,11 +1,14 @@
 //! What IndexedDB answers by events, as futures: requests, and transactions that end.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use js_sys::{Function, Object, Reflect};
-use tokio::sync::oneshot;
 use wasm_bindgen::prelude::*;
 use web_sys::{Event, IdbDatabase, IdbRequest, IdbRequestReadyState, IdbTransaction};
 
 use super::{Cause, IndexedDbError};
+use crate::sync::Notify;
 
 #[wasm_bindgen]
 extern "C" {
@@ -47,17 +50,19 @@ async fn event(set: &dyn Fn(Option<&Function>)) -> Option<Event> {
             self.0(None);
         }
     }
-    let (hears, heard) = oneshot::channel();
-    let mut hears = Some(hears);
-    let handler = Closure::<dyn FnMut(Event)>::new(move |event| {
-        if let Some(hears) = hears.take() {
-            let _ = hears.send(event);
+    let heard = Rc::new((Cell::new(None), Notify::new()));
+    let handler = Closure::<dyn FnMut(Event)>::new({
+        let heard = Rc::clone(&heard);
+        move |event| {
+            heard.0.set(Some(event));
+            heard.1.notify_one();
         }
     });
     set(Some(handler.as_ref().unchecked_ref()));
     // Before the handler goes, however this ends.
     let _unset = Unset(set);
-    heard.await.ok()
+    heard.1.notified().await;
+    heard.0.take()
 }
 
 /// The result of a request; its error as it is.

@@ -227,6 +227,6 @@ export function leaseOf(name, raw, locks, app) {
   lease.transaction = (...args) => transact(held(), app, ...args);
   lease.release = () => held().release();
   lease[Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")] = () => held().release();
-  lease[TELL] = () => (grip = mine);
+  lease[TELL] = () => void (grip = mine);
   return lease;
 }

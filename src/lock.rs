@@ -851,7 +851,8 @@ impl<S: BackingStore> Fences for Shared<S> {
             let quit = participant.end(&mut past);
             drop(past);
             if let Some(quit) = quit {
-                shared.lose(&mut state, LossReason::Expired, quit);
+                let reason = state.loss_by_time();
+                shared.lose(&mut state, reason, quit);
             }
         }
         lease

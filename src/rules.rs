@@ -323,7 +323,7 @@ pub struct Take {
     /// reached the store (yet, or ever). They quit first. Only a request that was never handed on
     /// may be named here.
     pub ended: Vec<u64>,
-    /// What a new record starts with, and the least token that a take may begin with.
+    /// What a new record starts with, and what the token of a free lock keeps up with.
     pub fresh: Fresh,
     /// Wall clock, ms since 1970, for `since`.
     pub wall: u64,
@@ -652,9 +652,6 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     dismiss(record);
     record.queue.retain(|w| w.who != take.who);
     seat(record, asker, step);
-    if step == 2 {
-        keep_up(record, take);
-    }
     record.since = take.wall;
     // A delegated lease has been running since before: observers begin anew all the same.
     record.count = 2 - step;
@@ -770,7 +767,7 @@ fn seat(record: &mut Record, who: Waiter, step: u64) {
 /// changes of hands still add two.
 const KEEP_UP_STEP: u64 = 1024 * 1024;
 
-/// A token that a take begins keeps up with the wall clock, as a new record's does. It orders nothing: but
+/// The token of a lock that was free keeps up with the wall clock, as a new record's does. It orders nothing: but
 /// a server that compares the tokens of two devices, each with its own record, then refuses one of them
 /// for little longer than that one's clock is behind.
 fn keep_up(record: &mut Record, take: &Take) {

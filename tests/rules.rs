@@ -619,7 +619,7 @@ fn the_death_of_a_tab_ends_all_its_requests() {
 }
 
 #[test]
-fn a_token_that_a_take_begins_keeps_up_with_the_clock_and_no_other_does() {
+fn the_token_of_a_free_lock_keeps_up_with_the_clock_and_no_other_does() {
     // There are 1024 tokens in a ms; they keep up in steps of 1024 ms.
     const STEP: u64 = 1024 * 1024;
     let late = |proof| Take {
@@ -644,7 +644,8 @@ fn a_token_that_a_take_begins_keeps_up_with_the_clock_and_no_other_does() {
             &held,
             Command::Take(late(Proof::Unchanged(held.sighting())))
         ),
-        3 * STEP
+        held.token + 2,
+        "it is taken over"
     );
     assert_eq!(
         token(&held, Command::Take(late(Proof::None))),

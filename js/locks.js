@@ -19,7 +19,7 @@ class Locks {
   /** The Rust side, made on first use. */
   async #open(signal, ms, late) {
     if (this.#raw) return this.#raw;
-    await bounded(load(), signal, ms, late);
+    await bounded(load(this.#settings.wasm), signal, ms, late);
     const { database, connection, holder, leaseMs, heartbeatMs, storeTimeoutMs } = this.#settings;
     if (!this.#raw) {
       const raw = new RawLocks(database, holder, leaseMs, heartbeatMs, storeTimeoutMs);

@@ -1,6 +1,7 @@
 // Checks what callers give, before anything is touched: a bad argument is a TypeError or RangeError.
 import { checkDatabase, LEASE_STORE } from "./database.js";
 import { bad } from "./errors.js";
+import { checkSource } from "./source.js";
 
 /** The defaults of {@link createLocks}, durations in ms. */
 const DEFAULTS = { database: "tab-lease", store: LEASE_STORE, holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
@@ -40,7 +41,7 @@ export function checkOptions(options, known) {
 }
 
 export function checkSettings(settings) {
-  const known = ["database", "store", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs"];
+  const known = ["database", "store", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs", "wasm"];
   const given = checkKeys(settings, known, "settings");
   const pick = (key) => (given[key] === undefined ? DEFAULTS[key] : given[key]);
   const leaseMs = Math.round(checkMs(pick("leaseMs"), "leaseMs", 10, MAX_LEASE_MS));
@@ -58,5 +59,6 @@ export function checkSettings(settings) {
     leaseMs,
     heartbeatMs,
     storeTimeoutMs: checkMs(pick("storeTimeoutMs"), "storeTimeoutMs", 1, MAX_TIMER_MS),
+    wasm: given.wasm === undefined ? undefined : checkSource(given.wasm),
   };
 }

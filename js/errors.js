@@ -9,25 +9,16 @@ class CodedError extends Error {
 }
 
 /** The lock was not to be had within the caller's `timeout`. Nothing is held. */
-export class TimeoutError extends CodedError {
-  static {
-    this.prototype.name = "TimeoutError";
-  }
-}
+export class TimeoutError extends CodedError {}
+TimeoutError.prototype.name = "TimeoutError";
 
 /** The lease ended under its holder: what it protects must not be written any more. */
-export class LeaseLostError extends CodedError {
-  static {
-    this.prototype.name = "LeaseLostError";
-  }
-}
+export class LeaseLostError extends CodedError {}
+LeaseLostError.prototype.name = "LeaseLostError";
 
 /** IndexedDB, or the package's own wasm, was not to be had. `cause` says why. Nothing is held. */
-export class StoreError extends CodedError {
-  static {
-    this.prototype.name = "StoreError";
-  }
-}
+export class StoreError extends CodedError {}
+StoreError.prototype.name = "StoreError";
 
 export const LOSSES = {
   LEASE_SUPERSEDED: "another tab has taken over, or the lease record was deleted",

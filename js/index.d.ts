@@ -2,7 +2,8 @@
  * Cross-tab locks on leases kept in IndexedDB: exclusive among all tabs and workers of an origin,
  * fenced by a token, and released by themselves when a tab crashes or hangs.
  *
- * Nothing needs to be initialised: the first call loads the wasm.
+ * Nothing needs to be initialised: the first call loads the wasm. `tab-lease` (and `tab-lease/inline`, which is
+ * the same) brings it along as text. `tab-lease/lean` fetches it as a file.
  *
  * @example
  * const lease = await acquire("inbox", { timeout: 5_000 });
@@ -57,6 +58,14 @@ export type AnyTransaction = IDBTransaction | { readonly mode: IDBTransactionMod
 export type AnyDatabase = IDBDatabase | { readonly name: string; close(...options: never[]): void };
 
 /**
+ * What `await using lease = await acquire(…)` calls at the end of its block: a release. It is there for those
+ * who compile with TypeScript's library `esnext.disposable`; the others need not have it.
+ */
+export type ReleasedByUsing = SymbolConstructor extends { readonly asyncDispose: infer Key extends symbol }
+  ? { [_ in Key]: () => Promise<void> }
+  : {};
+
+/**
  * A held lock. It stays held, renewed by a heartbeat, until it is released, lost, or
  * garbage-collected (which releases it and warns on the console). Callers in one tab share the
  * lock, unless they ask for `scope: "request"`: each has a lease of its own, and the lock is free when
@@ -65,7 +74,7 @@ export type AnyDatabase = IDBDatabase | { readonly name: string; close(...option
  * Its members need no `this`: they can be passed on (`const { release } = lease`), and the lease can be
  * kept in reactive state, behind a Proxy.
  */
-export interface Lease<Transaction = IDBTransaction> {
+export interface Lease<Transaction = IDBTransaction> extends ReleasedByUsing {
   /** The name that was asked for. */
   readonly name: string;
   /**
@@ -146,8 +155,6 @@ export interface Lease<Transaction = IDBTransaction> {
    * itself. A second call changes nothing.
    */
   release(): Promise<void>;
-  /** For `await using lease = await acquire(…)`: releases at the end of the block. */
-  [Symbol.asyncDispose](): Promise<void>;
 }
 
 /** What is known of one holder or waiter, as in `navigator.locks.query()`. */
@@ -219,7 +226,17 @@ export interface LocksSettings {
   heartbeatMs?: number;
   /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
   storeTimeoutMs?: number;
+  /** Where these locks load the wasm from, if none is loaded yet. Default: what {@link setWasm} was given. */
+  wasm?: WasmSource;
 }
+
+/**
+ * What the wasm can be loaded from: the URL of `tab_lease_bg.wasm` (a string is relative to the page), a response
+ * to a request for it, its bytes, or a compiled module. It must be of the same version of the package.
+ */
+export type WasmSource = WasmInput | PromiseLike<WasmInput>;
+/** See {@link WasmSource}. (`object`, because the platform's declaration of a module is one of anything.) */
+export type WasmInput = string | URL | Response | ArrayBuffer | ArrayBufferView | (WebAssembly.Module & object);
 
 /** Locks with settings of their own. */
 export interface Locks<Transaction = IDBTransaction> {
@@ -315,6 +332,25 @@ export function query(): Promise<LockManagerSnapshot>;
 export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettings): Locks<Transaction>;
 
 /**
+ * Says where the wasm is loaded from, for every call on this page that does not say otherwise (see
+ * {@link LocksSettings.wasm}). Nothing is loaded before the first call that needs it.
+ *
+ * The last source given before that counts. A page has one wasm: once it is loaded, further sources are
+ * ignored. While a first source is still loading, calls with another load that as well, and whichever arrives
+ * first serves all.
+ *
+ * A source that fails is not replaced by another. The call fails with `STORE_LOAD_FAILED`, and the next one
+ * tries the same source again. That is of no use with a `Response`, which can be read only once: give a new
+ * one. Bytes are not copied: leave them as they are.
+ *
+ * @throws {TypeError} it is none of these (`code: "BAD_ARGUMENT"`), at once.
+ * @example
+ * import { setWasm } from "tab-lease/lean";
+ * setWasm("/assets/tab_lease_bg.wasm");
+ */
+export function setWasm(source: WasmSource): void;
+
+/**
  * The name of the object store that holds the leases, unless another is given: for the scope of transactions that
  * are to be fenced.
  */
@@ -391,7 +427,8 @@ export class StoreError extends Error {
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
    * - `STORE_FAILED`: reading or writing failed, or the disk is full;
-   * - `STORE_LOAD_FAILED`: the wasm could not be loaded; the next call tries again;
+   * - `STORE_LOAD_FAILED`: the wasm could not be loaded, or the page's content security policy refused it; the
+   *   next call tries again;
    * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function that
    *   was replaced; all later calls fail with this, until the page is reloaded.
    */

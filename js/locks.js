@@ -26,7 +26,8 @@ class Locks {
  */
 export function createLocks(settings) {
   const checked = checkSettings(settings);
-  const { database, store, connection, vetted, app, holder, leaseMs, heartbeatMs, storeTimeoutMs } = checked;
+  const { database, store, connection, vetted, app, wasm } = checked;
+  const { holder, leaseMs, heartbeatMs, storeTimeoutMs } = checked;
   /** Stands for these locks, whatever proxy the object is behind. */
   const self = {};
   const known = new Map();
@@ -35,7 +36,7 @@ export function createLocks(settings) {
   /** The Rust side, made on first use. */
   async function open(signal, ms, late) {
     if (raw) return raw;
-    await bounded(load, signal, ms, late);
+    await bounded(() => load(wasm), signal, ms, late);
     if (!raw) {
       raw = new RawLocks(database, store, holder, leaseMs, heartbeatMs, storeTimeoutMs);
       if (connection) raw = raw.over(connection, vetted);

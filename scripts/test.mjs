@@ -98,7 +98,7 @@ const WHAT = {
   browser: "real Chromium tabs, and the benchmark",
   firefox: "the same scenarios in real Firefox tabs",
   webkit: "the same scenarios in real WebKit tabs",
-  package: "the packed tarball in a bare Vite app",
+  package: "the packed tarball: bundled, in apps' unit tests, its types, its syntax",
 };
 
 script(async () => {

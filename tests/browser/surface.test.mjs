@@ -335,7 +335,11 @@ test("a page whose timers are lost: the caller's deadline ends the call, and wha
 
 /** The wasm fails, in the middle of what it was doing: a browser function does not answer as it should. */
 const breakIt = () => {
-  IDBDatabase.prototype.transaction = () => null;
+  // Not a function that may fail: nothing of ours stands ready for that.
+  const set = () => {
+    throw new Error("odd");
+  };
+  Object.defineProperty(IDBTransaction.prototype, "oncomplete", { set });
   return outcome(tabLease.tryAcquire("whatever"));
 };
 
@@ -411,7 +415,11 @@ test("a transaction that is fenced when the wasm fails is aborted: nobody would 
       const checked = outcome(lease.fence(tx));
       tx.objectStore("notes").put("text", "key");
       // Fails before the check's answer comes: the connection is open.
-      IDBDatabase.prototype.transaction = () => null;
+      // Not a function that may fail: nothing of ours stands ready for that.
+  const set = () => {
+    throw new Error("odd");
+  };
+  Object.defineProperty(IDBTransaction.prototype, "oncomplete", { set });
       await outcome(locks.tryAcquire("whatever"));
       const [ended, told] = [await over, await checked];
       const notes = transaction.call(db, "notes").objectStore("notes").count();

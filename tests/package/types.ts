@@ -1,6 +1,4 @@
 // Compiled, not run: the declarations must fit how the package is used, and refuse what it refuses.
-import Dexie from "dexie";
-import type { IDBPDatabase, IDBPTransaction } from "idb";
 import {
   acquire,
   addLeaseStore,
@@ -9,6 +7,7 @@ import {
   LEASE_STORE,
   LeaseLostError,
   query,
+  setWasm,
   StoreError,
   TimeoutError,
   tryAcquire,
@@ -27,10 +26,6 @@ export async function uses() {
   is<Equal<typeof lease.dirty, boolean>>();
   is<Equal<typeof lease.signal, AbortSignal>>();
   is<Equal<ReturnType<typeof lease.release>, Promise<void>>>();
-  {
-    await using held = await acquire("a");
-    held.name.length;
-  }
   const tried = await tryAcquire("a");
   is<Equal<typeof tried, Lease | null>>();
   const sum = await withLease("a", async (lease) => lease.token + 1);
@@ -40,7 +35,7 @@ export async function uses() {
   const { held, pending } = await query();
   is<Equal<typeof held, HeldLockInfo[]>>();
   is<Equal<typeof pending, LockInfo[]>>();
-  const settings: LocksSettings = { database: "d", holder: "h", leaseMs: 1, heartbeatMs: 1, storeTimeoutMs: 1 };
+  const settings: LocksSettings = { database: "d", holder: "h", leaseMs: 1, heartbeatMs: 1, storeTimeoutMs: 1, wasm: "/w" };
   const locks: Locks = createLocks(settings);
   await locks.withLease("a", () => 1);
   is<Equal<typeof LEASE_STORE, "leases">>();
@@ -59,6 +54,7 @@ export async function uses() {
   const { release }: { release: () => Promise<void> } = lease;
   await release();
   await fences(lease);
+  loads();
   // @ts-expect-error a name is a string
   await acquire(7);
   // @ts-expect-error there is no such option
@@ -72,6 +68,22 @@ export async function uses() {
   await tryAcquire("a", { timeout: 5 });
   // @ts-expect-error a lease is not made by hand
   lease.token = 7;
+}
+
+function loads() {
+  const bytes = new Uint8Array(8);
+  setWasm("/tab_lease_bg.wasm");
+  setWasm(new URL("https://example.org/tab_lease_bg.wasm"));
+  setWasm(new Response(bytes));
+  setWasm(fetch("/tab_lease_bg.wasm"));
+  setWasm(bytes);
+  setWasm(bytes.buffer);
+  setWasm(new WebAssembly.Module(bytes));
+  createLocks({ wasm: WebAssembly.compile(bytes) });
+  // @ts-expect-error it is nothing that the wasm can be made of
+  setWasm(7);
+  // @ts-expect-error it is nothing that the wasm can be made of
+  createLocks({ wasm: null });
 }
 
 async function fences(lease: Lease) {
@@ -89,21 +101,6 @@ async function fences(lease: Lease) {
   });
   is<Equal<typeof count, number>>();
   await createLocks({ database: raw }).acquire("a");
-
-  const byIdb = {} as IDBPDatabase<unknown>;
-  addLeaseStore(byIdb);
-  await lease.fence(byIdb.transaction(["notes", LEASE_STORE], "readwrite"));
-  const locks = createLocks<IDBPTransaction<unknown, string[], "readwrite">>({ database: byIdb });
-  const held = await locks.acquire("a");
-  await locks.acquire("a", { within: held });
-  await held.transaction(["notes"], "readwrite", async (tx) => {
-    await tx.objectStore("notes").put("text", "key");
-  });
-
-  const byDexie = new Dexie("app");
-  byDexie.version(1).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA });
-  createLocks({ database: byDexie });
-  await byDexie.transaction("rw", ["notes", LEASE_STORE], (tx) => lease.fence(tx));
 
   // @ts-expect-error it is no transaction
   await lease.fence(raw);

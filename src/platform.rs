@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::Duration;
 
+#[cfg(target_arch = "wasm32")]
+pub(crate) use sys::promised;
 pub use sys::{BoxFuture, Clock, MaybeSend, MaybeSync, Spawner, sleep, urgent_sleep, wall_ms};
 
 /// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.
@@ -234,6 +236,17 @@ mod sys {
         std::future::pending().await
     }
 
+    /// What is to be waited for, of a browser function that may be a stand-in: a promise as it is (another
+    /// one around it would be a task more for whoever counts them, as zone.js does), or anything else.
+    pub fn promised(value: JsValue) -> Promise {
+        let then = Reflect::get(&value, &"then".into());
+        if then.is_ok_and(|then| then.is_function()) {
+            value.unchecked_into()
+        } else {
+            Promise::resolve(&value)
+        }
+    }
+
     fn post_task(ms: f64) -> Option<Promise> {
         SCHEDULER.with(|scheduler| {
             let options = Object::new();
@@ -244,7 +257,7 @@ mod sys {
             let posted = scheduler
                 .as_ref()?
                 .post_task(task.unchecked_ref(), &options);
-            Some(Promise::resolve(&posted.ok()?))
+            Some(promised(posted.ok()?))
         })
     }
 

@@ -1,27 +1,11 @@
-// Data that is not in IndexedDB: the patterns of the README, with stale writers.
+// Data that is not in IndexedDB: the README's pattern for files, with stale writers. (For servers: devices.test.mjs.)
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { root } from "../../scripts/lib.mjs";
 import { launch, testThat } from "./engine.mjs";
+import { example } from "./examples.mjs";
 
 let browser;
-/** A server's row, and how it is updated: `… WHERE token <= ?`. */
-let row = { text: "", token: 0 };
-const update = (text, token) => (row.token <= token ? ((row = { text, token }), true) : false);
-
-before(async () => {
-  browser = await launch({
-    answer(request, response) {
-      const url = new URL(request.url, "http://localhost");
-      if (url.pathname !== "/tests/browser/note") return false;
-      const updated = update(url.searchParams.get("text"), Number(url.searchParams.get("token")));
-      response.writeHead(updated ? 204 : 409).end();
-      return true;
-    },
-  });
-});
+before(async () => (browser = await launch()));
 after(() => browser.close());
 
 /** Two tabs, of which one has had the lease after the other; each with its lease as `lease`. */
@@ -34,17 +18,15 @@ async function successors() {
 }
 
 testThat("files: what a stale tab writes is read by nobody", "files", async () => {
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  const examples = [...readme.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
-  const code = examples.find((code) => code.includes("saveDraft")).replace(/^import .*$|^await withLease[^]*$/gm, "");
+  const code = example("js", "saveDraft").replace(/^import .*$|^await withLease[^]*$/gm, "");
   const [stale, current] = await successors();
   const saves = (tab, text) =>
     tab.evaluate(
       async ([code, text]) => {
         const Async = (async () => {}).constructor;
-        const { draft, saveDraft } = await new Async(`${code}; return { draft, saveDraft };`)();
+        const { loadDraft, saveDraft } = await new Async(`${code}; return { loadDraft, saveDraft };`)();
         if (text) await saveDraft(lease, text);
-        return draft();
+        return loadDraft();
       },
       [code, text],
     );
@@ -53,16 +35,5 @@ testThat("files: what a stale tab writes is read by nobody", "files", async () =
   assert.equal(await saves(stale, "stale"), "second");
   assert.equal(await saves(current), "second");
   assert.equal(await saves(current, "third"), "third");
-  await Promise.all([stale.close(), current.close()]);
-});
-
-test("a server: what a stale tab sends is refused", async () => {
-  const [stale, current] = await successors();
-  const send = (tab, text) =>
-    tab.evaluate(async (text) => (await fetch(`note?${new URLSearchParams({ text, token: lease.token })}`)).status, text);
-  assert.equal(await send(stale, "first"), 204);
-  assert.equal(await send(current, "second"), 204);
-  assert.equal(await send(stale, "stale"), 409);
-  assert.equal(row.text, "second");
   await Promise.all([stale.close(), current.close()]);
 });

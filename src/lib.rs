@@ -9,6 +9,7 @@
 //!
 //! - [`rules`]: the pure lease rules; every decision about a shared record.
 //! - [`participant`]: the pure tab side; what a holder may believe, when a waiter may take over.
+//! - [`turns`]: when a busy tab lets others have the lock; [`evidence`]: when a tab is believed to be dead. Pure.
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
 //! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.

@@ -26,16 +26,18 @@
 #![deny(missing_docs)]
 
 mod config;
+pub mod contender;
+mod driver;
 mod error;
 pub mod evidence;
 mod fence;
 mod guard;
-mod heartbeat;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 mod js;
 mod lifecycle;
 mod liveness;
 mod lock;
+pub mod message;
 pub mod participant;
 pub mod platform;
 pub mod rules;

@@ -1,9 +1,10 @@
 // Checks what callers give, before anything is touched: a bad argument is a TypeError or RangeError.
-import { checkDatabase } from "./database.js";
+import { checkDatabase, LEASE_STORE } from "./database.js";
 import { bad } from "./errors.js";
+import { checkSource } from "./source.js";
 
 /** The defaults of {@link createLocks}, durations in ms. */
-const DEFAULTS = { database: "tab-lease", holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
+const DEFAULTS = { database: "tab-lease", store: LEASE_STORE, holder: "tab", leaseMs: 500, storeTimeoutMs: 10_000 };
 const MAX_LEASE_MS = 600_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -20,7 +21,7 @@ function checkMs(value, what, least, most) {
 }
 
 /** Refuses what it does not know: an option that is ignored (`mode: "shared"`) is a lock that is not there. */
-function checkKeys(options, known, what) {
+export function checkKeys(options, known, what) {
   if (options === undefined) return {};
   if (options === null || typeof options !== "object") throw bad(TypeError, `${what} must be an object`);
   for (const key in options) {
@@ -30,17 +31,17 @@ function checkKeys(options, known, what) {
 }
 
 export function checkOptions(options, known) {
-  const { timeout, signal, scope } = checkKeys(options, known, "options");
-  if (timeout !== undefined) checkMs(timeout, "timeout", 0, Number.MAX_SAFE_INTEGER);
+  const { timeout, signal, scope, within } = checkKeys(options, known, "options");
+  if (timeout !== undefined && timeout !== Infinity) checkMs(timeout, "timeout", 0, Number.MAX_SAFE_INTEGER);
   if (signal !== undefined && !(typeof signal?.addEventListener === "function" && "aborted" in signal)) {
     throw bad(TypeError, "signal must be an AbortSignal");
   }
   if (scope !== undefined && scope !== "tab" && scope !== "request") throw bad(TypeError, 'scope must be "tab" or "request"');
-  return { timeout, signal, scope };
+  return { timeout: timeout === Infinity ? undefined : timeout, signal, scope, within };
 }
 
 export function checkSettings(settings) {
-  const known = ["database", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs"];
+  const known = ["database", "store", "holder", "leaseMs", "heartbeatMs", "storeTimeoutMs", "wasm"];
   const given = checkKeys(settings, known, "settings");
   const pick = (key) => (given[key] === undefined ? DEFAULTS[key] : given[key]);
   const leaseMs = Math.round(checkMs(pick("leaseMs"), "leaseMs", 10, MAX_LEASE_MS));
@@ -48,11 +49,16 @@ export function checkSettings(settings) {
   const heartbeatMs = Math.round(checkMs(given.heartbeatMs ?? Math.max(leaseMs / 10, 1), "heartbeatMs", 1, MAX_LEASE_MS));
   if (heartbeatMs >= leaseMs) throw bad(RangeError, `heartbeatMs (${heartbeatMs}) must be below leaseMs (${leaseMs})`);
   const database = pick("database");
+  const store = checkText(pick("store"), "store");
   return {
-    ...(typeof database === "string" ? { database: checkText(database, "database") } : checkDatabase(database)),
+    ...(typeof database === "string"
+      ? { database: checkText(database, "database") }
+      : checkDatabase(database, store)),
+    store,
     holder: checkText(pick("holder"), "holder"),
     leaseMs,
     heartbeatMs,
     storeTimeoutMs: checkMs(pick("storeTimeoutMs"), "storeTimeoutMs", 1, MAX_TIMER_MS),
+    wasm: given.wasm === undefined ? undefined : checkSource(given.wasm),
   };
 }

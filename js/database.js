@@ -1,21 +1,21 @@
 // The app's own database: its lease store, and what wrappers (idb, Dexie) hand out in its place.
-import { bad, quoted } from "./errors.js";
+import { bad, notLeases, quoted } from "./errors.js";
 
-/** The name of the object store that holds the leases. */
+/** The name of the object store that holds the leases, unless another is given. */
 export const LEASE_STORE = "leases";
 
 /**
- * Adds the lease store to a database of the app's, inside its upgrade handler. Does nothing if it is there.
+ * A lease store is marked by an index of this name, over the property of this name, which no lease has. It
+ * can be seen without a request. (src/store/indexed_db.rs has the same.)
  */
-export function addLeaseStore(database) {
-  if (typeof database?.createObjectStore !== "function") throw bad(TypeError, "addLeaseStore needs an IDBDatabase");
-  if (database.objectStoreNames.contains(LEASE_STORE)) return;
-  try {
-    database.createObjectStore(LEASE_STORE);
-  } catch (cause) {
-    throw bad(TypeError, "addLeaseStore must be called in the upgrade of the database, while that runs", { cause });
-  }
-}
+export const MARK = "tab_lease";
+
+/** The lease store in a schema of Dexie's: keys of its own, and the mark. */
+export const LEASE_SCHEMA = `,${MARK}`;
+
+/** Whether a store has the mark; `undefined` if it cannot hold leases at all. */
+export const isMarked = (store) =>
+  store.keyPath === null && !store.autoIncrement ? store.indexNames.contains(MARK) : undefined;
 
 /**
  * The platform's object behind what a wrapper hands out (`idb`'s proxies call a method on the object
@@ -41,15 +41,36 @@ export function checkTransaction(given) {
   throw bad(TypeError, "fence needs an IDBTransaction, or one of idb's or Dexie's, that has begun");
 }
 
-/** A database of the app's: its name, the connection that is used, and what the app calls it. */
-export function checkDatabase(given) {
-  const app = typeof given?.backendDB === "function" ? given.backendDB() : given;
+/** What a store of a connection looks like; nothing, if that is closed, or being upgraded at the moment. */
+function look(connection, name) {
+  try {
+    // It ends by itself. An abort would be heard by the app's handlers.
+    return { marked: isMarked(connection.transaction(name).objectStore(name)) };
+  } catch {
+    // The first call looks again.
+  }
+}
+
+/** A database of the app's with a lease store of that name: what it is called, and how to get at it. */
+export function checkDatabase(given, store) {
+  const dexie = typeof given?.backendDB === "function";
+  const app = dexie ? given.backendDB() : given;
   if (!(app instanceof globalThis.IDBDatabase)) {
     throw bad(TypeError, "database must be a name or an open IDBDatabase, or one of idb's or Dexie's");
   }
   const connection = unwrapped(app);
-  if (!connection.objectStoreNames.contains(LEASE_STORE)) {
-    throw bad(TypeError, `the database ${quoted(connection.name)} has no store "${LEASE_STORE}": call addLeaseStore in its upgrade`);
+  if (!connection.objectStoreNames.contains(store)) {
+    const named = store === LEASE_STORE ? "" : `(db, { name: ${quoted(store)} })`;
+    throw bad(
+      TypeError,
+      `the database ${quoted(connection.name)} has no store ${quoted(store)}: ` +
+        `call addLeaseStore${named} in its upgrade`,
+    );
   }
-  return { database: connection.name, connection, app };
+  const seen = look(connection, store);
+  // A schema of Dexie's may make it without the mark. Then the first call looks at what is in it.
+  if (seen && !seen.marked && !(dexie && seen.marked === false)) throw notLeases(store);
+  const transaction = (stores, mode) =>
+    app.transaction([...(typeof stores === "string" ? [stores] : stores), store], mode);
+  return { database: connection.name, connection, vetted: Boolean(seen?.marked), app: { transaction } };
 }

@@ -2,7 +2,8 @@
  * Cross-tab locks on leases kept in IndexedDB: exclusive among all tabs and workers of an origin,
  * fenced by a token, and released by themselves when a tab crashes or hangs.
  *
- * Nothing needs to be initialised: the first call loads the wasm.
+ * Nothing needs to be initialised: the first call loads the wasm. `tab-lease` (and `tab-lease/inline`, which is
+ * the same) brings it along as text. `tab-lease/lean` fetches it as a file.
  *
  * @example
  * const lease = await acquire("inbox", { timeout: 5_000 });
@@ -23,13 +24,26 @@ export interface TryOptions {
    * for itself: it takes turns with every other call, in this tab and in others.
    */
   scope?: "tab" | "request";
+  /**
+   * A lease of the same name that the caller runs under, from the same {@link Locks}: the call shares it at
+   * once, whoever waits for the lock, also one of scope `"request"`. For code under a lock that takes the
+   * same lock again. The lock is free when all who share it have released.
+   *
+   * The call rejects with {@link LeaseLostError} if that lease is lost or was released.
+   * @example
+   * await withLease("inbox", async (lease) => {
+   *   await withLease("inbox", { within: lease }, save);
+   * });
+   */
+  within?: Lease<unknown>;
 }
 
 /** What a call that waits takes. */
 export interface AcquireOptions extends TryOptions {
   /**
    * A deadline for the whole call, in ms, after which it rejects with {@link TimeoutError}. Without
-   * one it waits for as long as it takes. With `0` it asks once.
+   * one, or with `Infinity`, it waits for as long as it takes. With `0` it asks once. In a prerendered page
+   * it runs from the moment when the page is opened.
    */
   timeout?: number;
 }
@@ -44,19 +58,39 @@ export type AnyTransaction = IDBTransaction | { readonly mode: IDBTransactionMod
 export type AnyDatabase = IDBDatabase | { readonly name: string; close(...options: never[]): void };
 
 /**
+ * What `await using lease = await acquire(…)` calls at the end of its block: a release. It is there for those
+ * who compile with TypeScript's library `esnext.disposable`; the others need not have it.
+ */
+export type ReleasedByUsing = SymbolConstructor extends { readonly asyncDispose: infer Key extends symbol }
+  ? { [_ in Key]: () => Promise<void> }
+  : {};
+
+/**
  * A held lock. It stays held, renewed by a heartbeat, until it is released, lost, or
  * garbage-collected (which releases it and warns on the console). Callers in one tab share the
  * lock, unless they ask for `scope: "request"`: each has a lease of its own, and the lock is free when
  * the last one is released.
+ *
+ * Its members need no `this`: they can be passed on (`const { release } = lease`), and the lease can be
+ * kept in reactive state, behind a Proxy.
  */
-export interface Lease<Transaction = IDBTransaction> {
+export interface Lease<Transaction = IDBTransaction> extends ReleasedByUsing {
   /** The name that was asked for. */
   readonly name: string;
   /**
    * The fencing token: a safe integer that grows at every change of hands. Store it beside what you
    * write, and refuse writes with a lower one.
+   *
+   * It counts the holders of this lock in one browser profile and origin. Tokens of two profiles, or from
+   * before and after the site's data was deleted, have nothing to do with each other: see {@link epoch}.
    */
   readonly token: number;
+  /**
+   * Which series of tokens {@link token} is of: a random safe integer that names this lock in this browser
+   * profile and origin, until the site's data is deleted. Tokens are ordered only within one epoch. So
+   * `epoch` and `token` go to a server together, and it compares the tokens of equal epochs only.
+   */
+  readonly epoch: number;
   /**
    * Whether another holder had the lock since this tab last did: what this tab has cached of the
    * protected data is out of date. In a tab that never held it: true, unless nobody ever did. Never
@@ -70,7 +104,7 @@ export interface Lease<Transaction = IDBTransaction> {
   readonly signal: AbortSignal;
   /**
    * Fences a readwrite transaction of the database that this lease is in (see {@link LocksSettings.database}),
-   * whose scope includes {@link LEASE_STORE}. Unless the lease is current when the transaction runs, the
+   * whose scope includes the lease store ({@link LEASE_STORE}, or the name that was given). Unless the lease is current when the transaction runs, the
    * transaction aborts, with everything that was and will be asked of it: a tab that slept through its lease
    * writes nothing.
    *
@@ -121,8 +155,6 @@ export interface Lease<Transaction = IDBTransaction> {
    * itself. A second call changes nothing.
    */
   release(): Promise<void>;
-  /** For `await using lease = await acquire(…)`: releases at the end of the block. */
-  [Symbol.asyncDispose](): Promise<void>;
 }
 
 /** What is known of one holder or waiter, as in `navigator.locks.query()`. */
@@ -163,8 +195,17 @@ export interface LocksSettings {
    * `"tab-lease"`), or an open one of the app's with a lease store in it (see {@link addLeaseStore}). Then
    * `lease.fence` and `lease.transaction` work. The connection stays the app's: it is not closed here, its
    * handlers are not touched, and once it is closed calls fail with `STORE_CLOSED`.
+   *
+   * A store of that name that is not a lease store is a `TypeError`. Where a Dexie schema made it without
+   * the mark (see {@link LEASE_SCHEMA}), the first call reads what is in it, and rejects with that `TypeError`
+   * unless all of it is leases.
    */
   database?: string | AnyDatabase;
+  /**
+   * The name of the lease store in that database, where it is not {@link LEASE_STORE}: what was given to
+   * {@link addLeaseStore}.
+   */
+  store?: string;
   /**
    * A name for this tab, for people who read {@link query}. Two tabs with one name are told apart
    * all the same. Default: `"tab"`.
@@ -185,7 +226,17 @@ export interface LocksSettings {
   heartbeatMs?: number;
   /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
   storeTimeoutMs?: number;
+  /** Where these locks load the wasm from, if none is loaded yet. Default: what {@link setWasm} was given. */
+  wasm?: WasmSource;
 }
+
+/**
+ * What the wasm can be loaded from: the URL of `tab_lease_bg.wasm` (a string is relative to the page), a response
+ * to a request for it, its bytes, or a compiled module. It must be of the same version of the package.
+ */
+export type WasmSource = WasmInput | PromiseLike<WasmInput>;
+/** See {@link WasmSource}. (`object`, because the platform's declaration of a module is one of anything.) */
+export type WasmInput = string | URL | Response | ArrayBuffer | ArrayBufferView | (WebAssembly.Module & object);
 
 /** Locks with settings of their own. */
 export interface Locks<Transaction = IDBTransaction> {
@@ -219,7 +270,8 @@ export interface Locks<Transaction = IDBTransaction> {
 export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
 
 /**
- * Takes the lock if it is free, or held by this tab already. Never waits for another holder.
+ * Takes the lock if it is free, or held by this tab already. Never waits for another holder. In a page that
+ * is prerendered, and that nobody has opened yet, the answer is `null`.
  *
  * The lock of a tab that crashed is taken over at once where there are Web Locks. Else its lease counts
  * as held until it was seen to stand still for its whole length, so try again after that.
@@ -234,6 +286,10 @@ export function tryAcquire(name: string, options?: TryOptions): Promise<Lease | 
 
 /**
  * Runs `callback` while holding the lock, and releases it however the callback ends.
+ *
+ * What the lock protects must be where the next holder sees it at once, and each write must be awaited:
+ * IndexedDB, the Cache API, files or a server. Not `localStorage` or `document.cookie`: what a tab writes there
+ * reaches other tabs late, under any lock.
  *
  * @returns what the callback returned.
  * @throws what the callback threw; else {@link LeaseLostError}, if the lease was lost before the
@@ -275,19 +331,56 @@ export function query(): Promise<LockManagerSnapshot>;
  */
 export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettings): Locks<Transaction>;
 
-/** The name of the object store that holds the leases: for the scope of transactions that are to be fenced. */
+/**
+ * Says where the wasm is loaded from, for every call on this page that does not say otherwise (see
+ * {@link LocksSettings.wasm}). Nothing is loaded before the first call that needs it.
+ *
+ * The last source given before that counts. A page has one wasm: once it is loaded, further sources are
+ * ignored. While a first source is still loading, calls with another load that as well, and whichever arrives
+ * first serves all.
+ *
+ * A source that fails is not replaced by another. The call fails with `STORE_LOAD_FAILED`, and the next one
+ * tries the same source again. That is of no use with a `Response`, which can be read only once: give a new
+ * one. Bytes are not copied: leave them as they are.
+ *
+ * @throws {TypeError} it is none of these (`code: "BAD_ARGUMENT"`), at once.
+ * @example
+ * import { setWasm } from "tab-lease/lean";
+ * setWasm("/assets/tab_lease_bg.wasm");
+ */
+export function setWasm(source: WasmSource): void;
+
+/**
+ * The name of the object store that holds the leases, unless another is given: for the scope of transactions that
+ * are to be fenced.
+ */
 export const LEASE_STORE: "leases";
 
 /**
+ * The lease store in a schema of Dexie's: `db.version(2).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA })`.
+ * It includes the mark by which {@link addLeaseStore}'s stores are known: an index that is always empty.
+ */
+export const LEASE_SCHEMA: ",tab_lease";
+
+/** What {@link addLeaseStore} takes. */
+export interface LeaseStoreOptions {
+  /**
+   * Another name than {@link LEASE_STORE}, for an app that has a store of that name. Give it to `createLocks`
+   * as `store`, too.
+   */
+  name?: string;
+}
+
+/**
  * Adds the lease store to a database of the app's, in its upgrade (`onupgradeneeded`, or the `upgrade` of
- * `idb`). Does nothing if it is there. For Dexie, name it in the schema instead:
- * `db.version(2).stores({ notes: "++id", [LEASE_STORE]: "" })`.
+ * `idb`). Does nothing if it is there. For Dexie, name it in the schema instead: see {@link LEASE_SCHEMA}.
  *
- * @throws {TypeError} it is not a database that is being upgraded.
+ * @throws {TypeError} the app has another store of that name, which was not touched; or the database is not
+ * being upgraded.
  * @example
  * request.onupgradeneeded = () => addLeaseStore(request.result);
  */
-export function addLeaseStore(database: AnyDatabase): void;
+export function addLeaseStore(database: AnyDatabase, options?: LeaseStoreOptions): void;
 
 /** The lock was not to be had within the caller's `timeout`. Nothing is held. */
 export class TimeoutError extends Error {
@@ -303,8 +396,9 @@ export class LeaseLostError extends Error {
    * - `LEASE_EXPIRED`: this tab could not renew in time (suspended, throttled, too busy);
    * - `LEASE_STORE_FAILED`: IndexedDB failed for longer than the lease;
    * - `LEASE_SUSPENDED`: this page was frozen, or left for the back-forward cache; it let go before;
-   * - `LEASE_STORE_CLOSED`: the database was deleted, or upgraded by another version of the app;
+   * - `LEASE_STORE_CLOSED`: the database was deleted or cleared, or upgraded by another version of the app;
    * - `LEASE_COLLECTED`: the lease was garbage-collected without `release()`;
+   * - `LEASE_BROKEN`: the package itself failed on this page (see `STORE_BROKEN`); `cause` is why;
    * - `LEASE_RELEASED`: it was released before; only of `fence` and `transaction`.
    */
   readonly code:
@@ -314,23 +408,29 @@ export class LeaseLostError extends Error {
     | "LEASE_SUSPENDED"
     | "LEASE_STORE_CLOSED"
     | "LEASE_COLLECTED"
+    | "LEASE_BROKEN"
     | "LEASE_RELEASED";
   /** The fencing token of the lost lease. */
   readonly token: number;
+  /** The exception, with `LEASE_BROKEN`. */
+  readonly cause?: unknown;
 }
 
 /** IndexedDB, or the package's own wasm, was not to be had. Nothing is held. */
 export class StoreError extends Error {
   readonly name: "StoreError";
   /**
-   * - `STORE_UNAVAILABLE`: no IndexedDB here, or it is refused;
+   * - `STORE_UNAVAILABLE`: no IndexedDB here, or it is refused, by whatever error (`cause`);
    * - `STORE_BLOCKED`: another tab keeps the database from being upgraded;
-   * - `STORE_FOREIGN`: the database is somebody else's;
+   * - `STORE_FOREIGN`: the database of that name holds something else than leases;
    * - `STORE_CLOSED`: the database that was given to `createLocks` was closed;
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
-   * - `STORE_FAILED`: opening, reading or writing failed;
-   * - `STORE_LOAD_FAILED`: the wasm could not be loaded; the next call tries again.
+   * - `STORE_FAILED`: reading or writing failed, or the disk is full;
+   * - `STORE_LOAD_FAILED`: the wasm could not be loaded, or the page's content security policy refused it; the
+   *   next call tries again;
+   * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function that
+   *   was replaced; all later calls fail with this, until the page is reloaded.
    */
   readonly code:
     | "STORE_UNAVAILABLE"
@@ -340,7 +440,8 @@ export class StoreError extends Error {
     | "STORE_STALLED"
     | "STORE_CORRUPT"
     | "STORE_FAILED"
-    | "STORE_LOAD_FAILED";
+    | "STORE_LOAD_FAILED"
+    | "STORE_BROKEN";
   /** The browser's error, where there is one. */
   readonly cause?: unknown;
 }

@@ -15,7 +15,7 @@ const TYPES = {
 };
 
 /** What is served, and nothing else of the repository. */
-const FOLDERS = ["www", "js", "pkg", "tests/browser", "node_modules/idb", "node_modules/dexie"];
+const FOLDERS = ["www", "js", "dist", "pkg", "tests/browser", "node_modules/idb", "node_modules/dexie"];
 
 /**
  * Serves on `port` (0: any free one). `answer(request, response)` may return true to say that it has

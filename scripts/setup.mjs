@@ -8,15 +8,20 @@ import { ask, env, must, root, say, script } from "./lib.mjs";
 const WASM_PACK = "0.15.1";
 const GECKODRIVER = "0.37.1";
 
-/** npm packages, from the lock file; the stamp says for which lock file they were installed. */
-async function npmPackages() {
-  const lock = readFileSync(join(root, "package-lock.json"));
+/** npm packages, from a folder's lock file; the stamp says for which lock file they were installed. */
+async function npmPackages(folder, what) {
+  const lock = readFileSync(join(folder, "package-lock.json"));
   const want = createHash("sha256").update(lock).digest("hex");
-  const stamp = join(root, "node_modules/.tab-lease-stamp");
+  const stamp = join(folder, "node_modules/.tab-lease-stamp");
   if (existsSync(stamp) && readFileSync(stamp, "utf8") === want) return;
-  say("npm ci: the development tools of package-lock.json (binaryen, vite, playwright-core, …)");
-  await must("npm", ["ci", "--no-fund", "--no-audit"]);
+  say(`npm ci: ${what}`);
+  await must("npm", ["ci", "--no-fund", "--no-audit"], { cwd: folder });
   writeFileSync(stamp, want);
+}
+
+/** The test runners of tests/package/unit.test.mjs. */
+export async function setupUnit() {
+  await npmPackages(join(root, "tests/package/unit"), "the test runners that apps use (Jest, Vitest, jsdom, …)");
 }
 
 async function rustTarget() {
@@ -58,7 +63,7 @@ async function systemPackages(wanted) {
 
 /** What building the package needs. */
 export async function setupBuild() {
-  await npmPackages();
+  await npmPackages(root, "the development tools of package-lock.json (binaryen, vite, playwright-core, …)");
   await rustTarget();
   await cargoTool("wasm-pack", "wasm-pack", WASM_PACK, "builds and tests the wasm package", true);
   // wasm-bindgen's two halves must have one version; its published lock file names a crate that may be gone.
@@ -68,6 +73,7 @@ export async function setupBuild() {
 /** What the whole test suite needs, on top of {@link setupBuild}. */
 export async function setupTest() {
   await setupBuild();
+  await setupUnit();
   await systemPackages([
     { bin: "chromium", apt: "chromium" },
     { bin: "chromedriver", apt: "chromium-driver" },

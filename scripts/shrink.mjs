@@ -9,7 +9,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import binaryen from "binaryen";
 import { transform } from "esbuild";
-import { must, root } from "./lib.mjs";
+import { tailored } from "./glue.mjs";
+import { must, root, TARGET } from "./lib.mjs";
 
 const UNSEEN = [
   /\bcore(\[\w+\])?::(fmt|panicking|unicode|num::fmt|num::imp::fmt)\b/,
@@ -21,7 +22,11 @@ const UNSEEN = [
   /\b(rust_begin_unwind|rust_panic|__rust_start_panic)\b/,
 ];
 
-/** What rustc's wasm32 target and wasm-bindgen use; all engines of the last years have it. */
+/**
+ * What rustc's wasm32 target and wasm-bindgen use. wasm-opt refuses a module that uses anything else. All of
+ * it is in Safari 15.4: multivalue since 13.1, sign extension and mutable globals since 14.1, bulk memory,
+ * non-trapping conversions and reference types since 15.0.
+ */
 const FEATURES = {
   "bulk-memory": "BulkMemory",
   "bulk-memory-opt": "BulkMemoryOpt",
@@ -31,6 +36,25 @@ const FEATURES = {
   "reference-types": "ReferenceTypes",
   "sign-ext": "SignExt",
 };
+
+/** What is changed in the glue that wasm-bindgen generates. */
+const PATCHES = [
+  // Whatever calls the wasm, the browser's callbacks included, goes through js/guard.js: an exception that
+  // leaves the wasm (a trap, or one of a browser function's) is remembered there.
+  [/^    wasm = instance\.exports;$/m, "    wasm = guarded(instance.exports);"],
+  // Fake timers (Jest's default) replace `queueMicrotask` by one that never calls. Where there is none,
+  // wasm-bindgen-futures takes promises, which nobody fakes.
+  [/(__wbg_queueMicrotask_\w+: function\(arg0\) \{\s+const ret = )arg0\.queueMicrotask;/, "$1undefined;"],
+];
+
+function patch(glue) {
+  for (const [found, put] of PATCHES) {
+    const places = glue.match(new RegExp(found, "gm"))?.length ?? 0;
+    if (places !== 1) throw new Error(`the glue has changed: ${found} is there ${places} times, not once`);
+    glue = glue.replace(found, put);
+  }
+  return `import { guarded } from "../js/guard.js";\n${glue}`;
+}
 
 export async function shrink(pkg = join(root, "pkg")) {
   const wasm = join(pkg, "tab_lease_bg.wasm");
@@ -53,6 +77,7 @@ export async function shrink(pkg = join(root, "pkg")) {
     ...[wasm, "-o", wasm],
   ]);
   const glue = join(pkg, "tab_lease.js");
-  const { code } = await transform(readFileSync(glue, "utf8"), { minify: true, format: "esm", target: "es2022" });
+  const text = patch(tailored(readFileSync(glue, "utf8")));
+  const { code } = await transform(text, { minify: true, format: "esm", target: TARGET });
   writeFileSync(glue, code);
 }

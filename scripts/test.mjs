@@ -50,8 +50,8 @@ async function nodeTests(folder, { only, without = [], extraEnv } = {}) {
   cannot.push(...[...done.text.matchAll(/^# (\w+ cannot .*)/gm)].map(([, line]) => line));
 }
 
-/** What only Chromium's DevTools can do, and the benchmark. */
-const CHROMIUM = ["bench.test.mjs", "fence_stops.test.mjs", "torture.test.mjs"];
+/** What only Chromium has or its DevTools can do, and the benchmark. */
+const CHROMIUM = ["bench.test.mjs", "fence_stops.test.mjs", "prerender.test.mjs", "torture.test.mjs"];
 /** What takes minutes of doing little: it runs beside the others. */
 const LONG = "hidden.test.mjs";
 
@@ -98,7 +98,7 @@ const WHAT = {
   browser: "real Chromium tabs, and the benchmark",
   firefox: "the same scenarios in real Firefox tabs",
   webkit: "the same scenarios in real WebKit tabs",
-  package: "the packed tarball in a bare Vite app",
+  package: "the packed tarball: bundled, in apps' unit tests, its types, its syntax",
 };
 
 script(async () => {

@@ -344,7 +344,12 @@ impl<S: BackingStore> Driver<S> {
     }
 
     /// The lease of a call that was settled. It is made when the first guard is.
-    fn lease(&self, object: ObjectId, id: LeaseId, token: u64) -> Option<Arc<Lease>> {
+    fn lease(
+        &self,
+        object: ObjectId,
+        id: LeaseId,
+        (epoch, token): (u64, u64),
+    ) -> Option<Arc<Lease>> {
         let mut core = self.core();
         let place = core.place_of(object)?;
         let object = &mut core.objects[place];
@@ -358,7 +363,13 @@ impl<S: BackingStore> Driver<S> {
             clippy::arc_with_non_send_sync,
             reason = "it is both, where there are threads"
         )]
-        let lease = Arc::new(Lease::new((object.id, id), token, key, self.clock, port));
+        let lease = Arc::new(Lease::new(
+            (object.id, id),
+            (epoch, token),
+            key,
+            self.clock,
+            port,
+        ));
         object.leases.push(Arc::clone(&lease));
         object.publish();
         let watches = core.closing.is_some();
@@ -420,10 +431,14 @@ impl<S: BackingStore> Driver<S> {
     fn arm(&self, core: &mut Core<S::Error>) {
         let objects = core.objects.iter();
         let Some((at, _)) = objects.clone().filter_map(|object| object.due).min() else {
-            core.timer = None;
+            (core.timer, core.closing) = (None, None);
             return;
         };
         let expiry = objects.filter_map(|object| object.expiry).min();
+        if expiry.is_none() {
+            // Nothing is held, so nobody need be told.
+            core.closing = None;
+        }
         let (Some(this), Some(spawner)) = (self.this.upgrade(), &core.spawner) else {
             return;
         };

@@ -36,10 +36,24 @@ pub(crate) enum Standing {
     Lost(LossReason),
 }
 
+/// How often a lease of this process came to an end, or its end came nearer.
+static CUTS: AtomicUsize = AtomicUsize::new(0);
+
+/// A number that changes whenever a lease of this process is lost, or is good for a shorter time than
+/// was known before. Whoever remembers when the first lease runs out looks again then.
+#[cfg_attr(
+    not(feature = "npm"),
+    allow(dead_code, reason = "only the npm surface remembers")
+)]
+pub(crate) fn cuts() -> usize {
+    CUTS.load(Ordering::Relaxed)
+}
+
 /// One stretch of holding, as its guards see it.
 pub(crate) struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) token: u64,
+    epoch: u64,
     pub(crate) object: ObjectId,
     pub(crate) key: Arc<str>,
     pub(crate) clock: Clock,
@@ -92,7 +106,7 @@ impl std::fmt::Debug for Lease {
 impl Lease {
     pub(crate) fn new(
         (object, id): (ObjectId, LeaseId),
-        token: u64,
+        (epoch, token): (u64, u64),
         key: Arc<str>,
         clock: Clock,
         port: Weak<dyn Port>,
@@ -100,6 +114,7 @@ impl Lease {
         Self {
             id,
             token,
+            epoch,
             object,
             key,
             clock,
@@ -118,12 +133,13 @@ impl Lease {
     pub(crate) fn publish(&self, good_until: Option<Duration>) {
         let us = good_until.unwrap_or_default().as_micros();
         let us = u64::try_from(us).unwrap_or(u64::MAX);
-        self.good_until.store(us, Ordering::Release);
+        if us < self.good_until.swap(us, Ordering::AcqRel) && self.is_used() {
+            CUTS.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    fn is_good(&self) -> bool {
-        let good_until = Duration::from_micros(self.good_until.load(Ordering::Acquire));
-        self.clock.now() < good_until
+    fn good_until(&self) -> Duration {
+        Duration::from_micros(self.good_until.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_used(&self) -> bool {
@@ -287,6 +303,28 @@ impl CrossProcessStoreLockGuard {
         self.lease.token
     }
 
+    /// Which series of tokens [`token`](Self::token) is of: a random number below 2⁵³ that the lock's record
+    /// is given when it is created. A new record, after a store was deleted, has another epoch. Tokens are
+    /// ordered only within one epoch: whoever compares tokens compares those of one epoch.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use tab_lease::{CrossProcessStoreLock, MemoryStore};
+    ///
+    /// let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+    /// let elsewhere = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+    /// let (one, two) = (lock.spin_lock(None).await.unwrap(), lock.spin_lock(None).await.unwrap());
+    /// assert_eq!(one.epoch(), two.epoch());
+    /// assert_ne!(one.epoch(), elsewhere.spin_lock(None).await.unwrap().epoch());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.lease.epoch
+    }
+
     /// Whether another holder had the lock since this process last did: then whatever is cached of
     /// the protected data is out of date. Guards that share the lock say the same.
     #[must_use]
@@ -297,21 +335,62 @@ impl CrossProcessStoreLockGuard {
     /// Whether the lease is still good, by this process's monotonic clock. Once `false`, it stays so.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.lease.is_good()
+        self.lease.clock.now() < self.lease.good_until()
     }
 
-    /// Why the lease is not good any more, if so, also by the clock: a page that hung may ask before
-    /// anybody could tell it.
+    /// For how much longer the lease is good, by this process's clock; zero, if it is over.
+    #[cfg_attr(
+        not(feature = "npm"),
+        allow(dead_code, reason = "only the npm surface asks")
+    )]
+    pub(crate) fn left(&self) -> Duration {
+        self.lease
+            .good_until()
+            .saturating_sub(self.lease.clock.now())
+    }
+
+    /// Why the lease is not good any more, if so. One that has run out unseen is reported to everybody now.
     pub(crate) fn loss(&self) -> Option<LossReason> {
         if self.is_held() {
             return None;
         }
         self.lease.feed(Event::Look);
-        match self.lease.standing() {
-            Standing::Lost(reason) => Some(reason),
+        Some(match self.lease.standing() {
+            Standing::Lost(reason) => reason,
             // In the middle of being told.
-            _ => Some(LossReason::Expired),
+            _ => LossReason::Expired,
+        })
+    }
+
+    /// Another guard of the same lease, at once: whoever waits for the lock is not asked. For code that runs
+    /// under the lock and calls code that takes it. The lock is released when both guards are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`], if the lease is known to be lost, or has run out by the clock.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use tab_lease::{CrossProcessStoreLock, MemoryStore};
+    ///
+    /// let lock = CrossProcessStoreLock::new(MemoryStore::new(), "inbox", "me");
+    /// let outer = lock.spin_lock(None).await.unwrap();
+    /// let inner = outer.share().unwrap();
+    /// assert_eq!(outer.token(), inner.token());
+    /// outer.release().await;
+    /// assert!(inner.is_held());
+    /// # }
+    /// ```
+    pub fn share(&self) -> Result<Self, LeaseLost> {
+        if let Some(reason) = self.loss() {
+            let token = self.token();
+            return Err(LeaseLost { token, reason });
         }
+        // This guard lives: there is one already, so the lease cannot be about to be released.
+        self.lease.feed(Event::Shared(self.lease.id));
+        Ok(self.lease.guard(self.dirty))
     }
 
     /// Resolves when the lease is lost; never, if it is released before. What the lock protects must

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use js_sys::{Array, Function, Object, Promise, Reflect};
-use tokio::sync::Notify;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{IdbDatabase, IdbTransaction};
 
-use crate::guard::Phase;
+use crate::guard;
 use crate::rules::{Mode, Requester};
-use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, database, fence};
+use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, OBJECT_STORE, fence};
+use crate::sync::{Notify, select};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
-    IndexedDbStore, Lifecycle, Liveness, LockError, LossReason, Wake,
+    IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
 };
 
 /// Smaller by 2 kB (brotli) than the one that comes with the target.
@@ -29,6 +29,12 @@ use crate::{
 static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();
 
 type Failure = LockError<IndexedDbError>;
+
+/// Changes whenever a lease of this page may end sooner than [`RawLease::left`] has said.
+#[wasm_bindgen]
+pub fn cuts() -> usize {
+    guard::cuts()
+}
 
 /// One database, with one set of settings.
 #[wasm_bindgen]
@@ -45,6 +51,7 @@ impl RawLocks {
     #[wasm_bindgen(constructor)]
     pub fn new(
         database: &str,
+        object_store: &str,
         holder: String,
         lease_ms: u32,
         heartbeat_ms: u32,
@@ -58,25 +65,25 @@ impl RawLocks {
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
-        let store = IndexedDbStore::new(database).with_timeout(timeout);
+        let store = IndexedDbStore::within(database, object_store).with_timeout(timeout);
+        // Each lease store has a channel of its own; that of most databases has no name.
+        let channel = match object_store {
+            OBJECT_STORE => ["tab-lease:", database].concat(),
+            _ => ["tab-lease/", object_store, "\0", database].concat(),
+        };
         Self {
             store,
-            wake: Wake::channel(&["tab-lease:", database].concat()),
+            wake: Wake::channel(&channel),
             holder,
             config,
         }
     }
 
-    /// The same, with the leases in a database of the application's. It has a lease store: that was
-    /// checked.
-    pub fn over(self, db: IdbDatabase) -> RawLocks {
-        match IndexedDbStore::over(database(db)) {
-            Ok(store) => Self {
-                store: store.with_timeout(self.store.timeout()),
-                ..self
-            },
-            Err(_) => self,
-        }
+    /// The same, over an open connection of the application's. It has the lease store: that was checked.
+    /// Unless it is `vetted`, it is looked into before the first command.
+    pub fn over(self, db: IdbDatabase, vetted: bool) -> RawLocks {
+        let store = self.store.connected(db, vetted);
+        Self { store, ..self }
     }
 
     /// The lock of that key: one object for the life of the page, since it remembers when it last
@@ -139,15 +146,8 @@ impl RawLock {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                biased;
-                guard = lock.acquire(timeout) => {
-                    let guard = guard.map_err(reject)?;
-                    let (token, dirty) = (guard.token() as f64, guard.dirty());
-                    let guard = RefCell::new(Some(guard));
-                    let released = Rc::default();
-                    Ok(RawLease { guard, released, token, dirty }.into())
-                }
+            select! {
+                guard = lock.acquire(timeout) => Ok(RawLease::new(guard.map_err(reject)?).into()),
                 () = cancelled => Ok(JsValue::UNDEFINED),
             }
         })
@@ -163,23 +163,51 @@ pub struct RawLease {
     /// The fencing token, below 2⁵³.
     #[wasm_bindgen(readonly)]
     pub token: f64,
+    /// Which series of tokens that is of, below 2⁵³.
+    #[wasm_bindgen(readonly)]
+    pub epoch: f64,
     /// Whether another holder had the lock since this tab last did.
     #[wasm_bindgen(readonly)]
     pub dirty: bool,
 }
 
+impl RawLease {
+    fn new(guard: CrossProcessStoreLockGuard) -> Self {
+        Self {
+            released: Rc::default(),
+            token: guard.token() as f64,
+            epoch: guard.epoch() as f64,
+            dirty: guard.dirty(),
+            guard: RefCell::new(Some(guard)),
+        }
+    }
+}
+
 #[wasm_bindgen]
 impl RawLease {
+    /// Another lease that shares the lock with this one. Throws `{ code }` if it is lost; released ones do
+    /// not get here.
+    pub fn share(&self) -> Result<RawLease, JsValue> {
+        let guard = self.guard.borrow();
+        let shared = guard.as_ref().ok_or(JsValue::UNDEFINED)?.share();
+        shared.map(Self::new).map_err(lost)
+    }
+
+    /// For how many ms more the lease is good, by the clock; 0 if it is over. Released ones do not end.
+    pub fn left(&self) -> f64 {
+        let guard = self.guard.borrow();
+        let left = guard.as_ref().map(|guard| guard.left().as_micros() as f64);
+        left.unwrap_or(f64::INFINITY) / 1000.0
+    }
+
     /// Why the lease is not good any more, if so, also by the clock: a page that hung may ask before
     /// anybody could tell it. Never of one that was released.
     pub fn loss(&self) -> Option<String> {
         let guard = self.guard.borrow();
-        let guard = guard.as_ref().filter(|guard| !guard.is_held())?;
-        let reason = match guard.tenure().phase() {
-            Phase::Lost(reason) => reason,
-            _ => LossReason::Expired,
-        };
-        Some(code_of(reason).to_owned())
+        guard
+            .as_ref()?
+            .loss()
+            .map(|reason| code_of(reason).to_owned())
     }
 
     /// Resolves with `{ code }` when the lease is lost; never, if it is released before.
@@ -190,12 +218,11 @@ impl RawLease {
             let Some(lost) = lost else {
                 return std::future::pending().await;
             };
-            let lost = tokio::select! {
-                biased;
+            let lost = select! {
                 lost = lost => lost,
                 () = released.notified() => return std::future::pending().await,
             };
-            Ok(failure(code_of(lost.reason), None, None))
+            Ok(self::lost(lost))
         })
     }
 
@@ -237,9 +264,13 @@ fn code_of(loss: LossReason) -> &'static str {
     }
 }
 
+fn lost(lost: LeaseLost) -> JsValue {
+    failure(code_of(lost.reason), None, None)
+}
+
 fn refused(error: FenceError) -> JsValue {
     match error {
-        FenceError::Lost(lost) => failure(code_of(lost.reason), None, None),
+        FenceError::Lost(error) => lost(error),
         FenceError::Unfit(why) => failure("UNFIT", Some(why), None),
         FenceError::Aborted(Cause(cause)) => failure("ABORTED", None, Some(cause)),
         FenceError::Store(error) => reject(LockError::Store(error)),
@@ -255,6 +286,7 @@ fn reject(error: Failure) -> JsValue {
             }
             IndexedDbError::Blocked => failure("STORE_BLOCKED", None, None),
             IndexedDbError::Foreign => failure("STORE_FOREIGN", None, None),
+            IndexedDbError::NotLeases(store) => failure("NOT_LEASES", Some(&store), None),
             IndexedDbError::Closed => failure("STORE_CLOSED", None, None),
             IndexedDbError::Stalled => failure("STORE_STALLED", None, None),
             IndexedDbError::Corrupt(why) => failure("STORE_CORRUPT", Some(why), None),

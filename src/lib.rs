@@ -42,6 +42,16 @@ pub mod participant;
 pub mod platform;
 pub mod rules;
 pub mod store;
+#[cfg_attr(
+    not(target_arch = "wasm32"),
+    allow(
+        dead_code,
+        unused_macros,
+        unused_imports,
+        reason = "only what is the browser's waits by it"
+    )
+)]
+mod sync;
 pub mod turns;
 mod wake;
 

@@ -18,9 +18,8 @@ mod page;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::Notify;
-
 use crate::platform::{MaybeSend, MaybeSync};
+use crate::sync::Notify;
 
 /// Is told what happens to the page.
 pub(crate) trait Live: MaybeSend + MaybeSync {

@@ -323,7 +323,7 @@ pub struct Take {
     /// reached the store (yet, or ever). They quit first. Only a request that was never handed on
     /// may be named here.
     pub ended: Vec<u64>,
-    /// What a new record starts with, and the least token that a take may begin with.
+    /// What a new record starts with, and what the token of a free lock keeps up with.
     pub fresh: Fresh,
     /// Wall clock, ms since 1970, for `since`.
     pub wall: u64,
@@ -652,9 +652,6 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     dismiss(record);
     record.queue.retain(|w| w.who != take.who);
     seat(record, asker, step);
-    if step == 2 {
-        keep_up(record, take);
-    }
     record.since = take.wall;
     // A delegated lease has been running since before: observers begin anew all the same.
     record.count = 2 - step;
@@ -766,11 +763,16 @@ fn seat(record: &mut Record, who: Waiter, step: u64) {
     record.len = who.len;
 }
 
-/// A token that a take begins keeps up with the wall clock, as a new record's does. It orders nothing: but
+/// How coarsely tokens keep up with the clock: by steps of 1024 ms (there are 1024 tokens in a ms). So most
+/// changes of hands still add two.
+const KEEP_UP_STEP: u64 = 1024 * 1024;
+
+/// The token of a lock that was free keeps up with the wall clock, as a new record's does. It orders nothing: but
 /// a server that compares the tokens of two devices, each with its own record, then refuses one of them
-/// for no longer than that one's clock is behind.
+/// for little longer than that one's clock is behind.
 fn keep_up(record: &mut Record, take: &Take) {
-    record.token = record.token.max(take.fresh.token);
+    let clock = take.fresh.token - take.fresh.token % KEEP_UP_STEP;
+    record.token = record.token.max(clock);
 }
 
 /// Ends the present holder's time and remembers it.

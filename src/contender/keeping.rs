@@ -28,6 +28,7 @@ const LONG_BEATS: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Keeping {
     pub(super) lease: LeaseId,
+    epoch: u64,
     token: u64,
     guards: u32,
     /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
@@ -97,6 +98,7 @@ impl Contender {
         let claims = self.participant.is_unclaimed();
         self.keeping = Some(Keeping {
             lease,
+            epoch: holding.epoch,
             token: holding.token,
             guards: 0,
             dirty: holding.dirty,
@@ -125,6 +127,7 @@ impl Contender {
         let end = End::Held {
             lease: keeping.lease,
             token: keeping.token,
+            epoch: keeping.epoch,
             dirty: keeping.dirty,
         };
         cx.act(Action::Settle { call, end });
@@ -140,6 +143,12 @@ impl Contender {
         if let Some(keeping) = self.present(lease) {
             keeping.told = true;
             cx.past.told();
+        }
+    }
+
+    pub(super) fn shared(&mut self, lease: LeaseId) {
+        if let Some(keeping) = self.present(lease) {
+            keeping.guards += 1;
         }
     }
 

@@ -104,6 +104,8 @@ pub enum Event {
     Leave(CallId),
     /// A caller has got its guard, and so knows whether another holder had the lock.
     Told(LeaseId),
+    /// A guard has made another one.
+    Shared(LeaseId),
     /// A guard is gone.
     GuardDropped(LeaseId),
     /// Nobody can call any more.
@@ -186,8 +188,10 @@ pub enum End {
     Held {
         /// Which one.
         lease: LeaseId,
-        /// Its fencing token.
+        /// Its fencing token …
         token: u64,
+        /// … and the series that the token is of.
+        epoch: u64,
         /// Whether another holder had the lock since this tab last did.
         dirty: bool,
     },
@@ -302,6 +306,7 @@ impl Contender {
             Event::Call { id, patience } => self.calls.push(Call::new(id, patience)),
             Event::Leave(id) => self.calls.retain(|call| call.id != id),
             Event::Told(lease) => self.told(cx, lease),
+            Event::Shared(lease) => self.shared(lease),
             Event::GuardDropped(lease) => self.guard_dropped(lease),
             Event::Abandoned => self.abandoned = true,
             Event::Answer { id, answer } => self.answered(cx, id, answer),

@@ -56,10 +56,12 @@ impl<S: BackingStore> Driver<S> {
             End::Held {
                 lease,
                 token,
+                epoch,
                 dirty,
-            } => Ok(self
-                .lease(object, lease, token)
-                .map(|lease| lease.guard(dirty))),
+            } => {
+                let lease = self.lease(object, lease, (epoch, token));
+                Ok(lease.map(|lease| lease.guard(dirty)))
+            }
             End::Busy => Ok(None),
             End::TimedOut => Err(LockError::Timeout),
             End::StoreFailed(send) => {

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use js_sys::{Array, Function, Object, Promise, Reflect};
-use tokio::sync::watch;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortController;
@@ -12,6 +11,7 @@ use web_sys::AbortController;
 use super::{Beacon, Liveness};
 use crate::evidence::{Evidence, Manager, Word};
 use crate::platform::{self, BoxFuture, Spawner};
+use crate::sync::Notify;
 
 /// In front of the name of every beacon.
 const PREFIX: &str = "tab-lease#";
@@ -34,9 +34,8 @@ struct LockManager {
 impl LockManager {
     /// `None` outside of secure contexts, in old browsers, and behind a polyfill or a wrapper.
     fn native() -> Option<Self> {
-        let prototype = prototype("LockManager")?;
-        let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).ok()?;
-        let locks = Reflect::get(&navigator, &"locks".into()).ok()?;
+        let prototype = prototype("LockManager");
+        let locks = get(&get(&js_sys::global(), "navigator"), "locks");
         Some(Self {
             locks: Some(locks).filter(JsValue::is_object)?,
             request: native(&prototype, "request")?,
@@ -67,8 +66,10 @@ impl LockManager {
 struct WebLocks {
     manager: Option<LockManager>,
     evidence: Rc<RefCell<Evidence>>,
-    /// `None` until the browser has said.
-    lit: Rc<watch::Sender<Option<bool>>>,
+    /// Whether this tab's own beacon is held …
+    lit: Rc<Cell<Option<bool>>>,
+    /// … and tells when the browser has said so. `None` until then.
+    settled: Rc<Notify>,
 }
 
 impl Liveness {
@@ -92,7 +93,8 @@ impl WebLocks {
         let this = Self {
             manager,
             evidence: Rc::new(RefCell::new(Evidence::new(whose))),
-            lit: Rc::new(watch::Sender::new(lit)),
+            lit: Rc::new(Cell::new(lit)),
+            settled: Rc::default(),
         };
         if let Some(manager) = &this.manager {
             let name = name(platform::process());
@@ -101,22 +103,27 @@ impl WebLocks {
                 move |lock: JsValue| this.burn(&lock, &name)
             });
             let over = manager.request(&name, &Object::new(), &burn);
-            let lit = Rc::clone(&this.lit);
+            let dark = this.clone();
             Spawner::current().spawn(async move {
                 if let Some(over) = over {
                     // Refused (a sandboxed frame), or stolen.
                     drop(over.await);
                 }
-                lit.send_replace(Some(false));
+                dark.set_lit(false);
             });
         }
         this
     }
 
+    fn set_lit(&self, lit: bool) {
+        self.lit.set(Some(lit));
+        self.settled.notify_waiters();
+    }
+
     /// Called back with this tab's own beacon, or with what is none. Answers what it is held for.
     fn burn(&self, lock: &JsValue, name: &str) -> JsValue {
         let is_ours = is_lock(lock, name);
-        self.lit.send_replace(Some(is_ours));
+        self.set_lit(is_ours);
         if !is_ours {
             return JsValue::UNDEFINED;
         }
@@ -129,27 +136,24 @@ impl WebLocks {
 
     /// Notes which beacons are held by others.
     async fn look_around(&self) {
-        let Some(manager) = &self.manager else {
-            return;
+        let held = match &self.manager {
+            Some(manager) => manager.held().await,
+            None => None,
         };
-        let held = manager.held().await.unwrap_or_default();
-        let text = |lock: &JsValue, key: &str| {
-            let value = Reflect::get(lock, &key.into());
-            value.ok().and_then(|value| value.as_string())
-        };
-        let beacons = held.iter().filter_map(|lock| {
-            let process = text(&lock, "name")?.strip_prefix(PREFIX)?.to_owned();
+        let held = held.unwrap_or_default();
+        let own = JsValue::from(name(platform::process()));
+        let us = held.iter().find(|lock| get(lock, "name") == own);
+        let us = us.map(|lock| get(&lock, "clientId"));
+        for lock in held.iter() {
+            let name = get(&lock, "name").as_string().unwrap_or_default();
             // A watch is shared, and may be this tab's own.
-            let burns = text(&lock, "mode")? == "exclusive";
-            burns.then_some((process, text(&lock, "clientId")?))
-        });
-        let beacons: Vec<_> = beacons.collect();
-        let own = |(process, _): &&(String, String)| process == platform::process();
-        let us = beacons.iter().find(own).map(|(_, client)| client);
-        for (process, client) in &beacons {
-            let by_us = us == Some(client);
-            let word = Word::Held { by_us };
-            self.evidence.borrow_mut().proves_end(process, word);
+            if let Some(process) = name.strip_prefix(PREFIX)
+                && get(&lock, "mode") == "exclusive"
+            {
+                let by_us = us.as_ref() == Some(&get(&lock, "clientId"));
+                let word = Word::Held { by_us };
+                self.evidence.borrow_mut().proves_end(process, word);
+            }
         }
     }
 }
@@ -178,14 +182,16 @@ impl Drop for Watch {
 
 impl Beacon for WebLocks {
     fn is_lit(&self) -> bool {
-        *self.lit.borrow() == Some(true)
+        self.lit.get() == Some(true)
     }
 
     fn settled(&self) -> BoxFuture<()> {
-        let mut lit = self.lit.subscribe();
+        let this = self.clone();
         Box::pin(async move {
-            // Its sender lives for as long as the page.
-            let _ = lit.wait_for(Option::is_some).await;
+            let settled = this.settled.notified();
+            if this.lit.get().is_none() {
+                settled.await;
+            }
         })
     }
 
@@ -252,9 +258,13 @@ fn process_of(tab: &str) -> &str {
     tab.rsplit_once('#').map_or(tab, |(_, process)| process)
 }
 
-fn prototype(class: &str) -> Option<JsValue> {
-    let class = Reflect::get(&js_sys::global(), &class.into()).ok()?;
-    Reflect::get(&class, &"prototype".into()).ok()
+/// A property; `undefined` of what has none, or refuses.
+fn get(of: &JsValue, key: &str) -> JsValue {
+    Reflect::get(of, &key.into()).unwrap_or_default()
+}
+
+fn prototype(class: &str) -> JsValue {
+    get(&get(&js_sys::global(), class), "prototype")
 }
 
 /// The method, if it is the browser's: only a function of its own reads like that (one that is bound, or
@@ -272,6 +282,5 @@ fn native(prototype: &JsValue, method: &str) -> Option<Function> {
 
 /// Whether it is a lock of the browser's, of that name. The getter refuses everything else.
 fn is_lock(given: &JsValue, name: &str) -> bool {
-    let is_named = prototype("Lock").and_then(|lock| get_of(&lock, "name", given).ok());
-    is_named.is_some_and(|is_named| is_named == name)
+    get_of(&prototype("Lock"), "name", given).is_ok_and(|is_named| is_named == name)
 }

@@ -17,37 +17,45 @@
 //!
 //! # The connection
 //!
-//! [`Link`] says how it stands; all clones of a store share one. It is opened by the first command
-//! and again by the next one after it was lost: the browser closed it (`close`), another tab wants
-//! to upgrade or delete the database (`versionchange`: we close at once, so as not to block it, but not
-//! before the holders here have been told, see [`BackingStore::closing`]), or a transaction failed. A command that failed is sent once more over a new connection, which is
-//! safe: see [`BackingStore::apply`].
+//! `Link` says how it stands; all clones of a store share one. It is opened by the first command
+//! and again by the next one after it was lost:
+//!
+//! - Another tab wants to upgrade or delete the database (`versionchange`). We close at once, so as not to
+//!   block it, but not before the holders here have been told: see [`BackingStore::closing`].
+//! - The browser closed it (`close`): its storage process crashed, iOS stopped it in the background, or the
+//!   user cleared the site's data. The new connection shows which: a record that was there before
+//!   (`Shared::witness`) is there still, and the leases go on, or it is not, and they have ended.
+//! - A transaction or the opening failed, or nothing answered in time.
+//!
+//! A command that failed is sent once more over a new connection, which is safe: see
+//! [`BackingStore::apply`]. An opening that failed is tried once more, too. Then the caller hears of it.
 //!
 //! The application's own connection is used as it is: what closes or replaces it is the application's
 //! business, and a command on a closed one fails.
+//!
+//! # Whose store it is
+//!
+//! An application may have an object store of the name that we want. Ours is recognised by its shape (no
+//! key path, no key generator) and its [mark](STORE_MARK). One that has the shape alone was made by somebody
+//! who does not know the mark: a Dexie schema, or an older version of this package. Then its content is read
+//! before the first command: all of it must be ours.
 //!
 //! Opening runs in a task of its own. A caller that gives up leaves no half-open connection behind,
 //! which would block everybody's upgrades for as long as nobody collects it.
 
 mod fence;
+mod opening;
+mod requests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::{self, Arc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use indexed_db_futures::database::Database;
-use indexed_db_futures::error::{Error, JSError, OpenDbError};
-use indexed_db_futures::factory::DBFactory;
-use indexed_db_futures::future::OpenDbRequest;
 use indexed_db_futures::internals::SystemRepr;
-use indexed_db_futures::prelude::*;
-use indexed_db_futures::transaction::{
-    Transaction, TransactionDurability, TransactionMode, TransactionOptions,
-};
-use js_sys::{Array, Uint8Array};
-use tokio::sync::watch;
+use js_sys::{Array, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use web_sys::{EventTarget, IdbDatabase, IdbTransaction};
 
@@ -57,17 +65,29 @@ use crate::lifecycle::{Lifecycle, Live};
 use crate::platform::{BoxFuture, Spawner, sleep, step_back};
 use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
+use crate::sync::{Notify, select};
+
+use opening::{Look, is_ours, look, open};
+use requests::{answer, begin, commit, failed, result};
 
 pub use fence::FenceError;
 #[cfg(feature = "npm")]
 pub(crate) use fence::{Access, fence};
+pub use opening::add_lease_store;
 
 /// The database that is used unless another is named.
 pub const DATABASE: &str = "tab-lease";
 
-/// The object store that holds the leases: key = lock name, value = an encoded [`Record`]; and beside
-/// them key = [lock name, tab, request], value = an encoded [`Note`].
+/// The object store that holds the leases, unless another is named: key = lock name, value = an encoded
+/// [`Record`]; and beside them key = [lock name, tab, request], value = an encoded [`Note`].
 pub const OBJECT_STORE: &str = "leases";
+
+/// The mark of a lease store: an index of this name, over the property of this name. No lease has that
+/// property, so the index is always empty. It can be seen without a request.
+pub const STORE_MARK: &str = "tab_lease";
+
+/// How long to wait, in ms, between two tries to open a database whose connection was lost.
+const REOPEN_PAUSE_MS: u64 = 250;
 
 /// How long a command may take, in ms, before it is given up with [`IndexedDbError::Stalled`].
 pub const STORE_TIMEOUT_MS: u32 = 10_000;
@@ -86,10 +106,11 @@ pub enum IndexedDbError {
     )]
     Blocked,
     /// The database exists and is somebody else's: leases are not put there uninvited.
-    #[error(
-        "the database has no lease store, but other object stores; choose another database name"
-    )]
+    #[error("the database holds something else than leases; choose another database name")]
     Foreign,
+    /// The application has an object store of that name, which is not a lease store. It was not touched.
+    #[error("the object store {0:?} is not a lease store; choose another name for that")]
+    NotLeases(String),
     /// The application has closed the connection that it gave to [`IndexedDbStore::over`], or the browser
     /// has.
     #[error("the database connection that the leases use was closed")]
@@ -117,27 +138,12 @@ impl Cause {
 
     /// Whether this is what a closed connection says to a new transaction.
     fn is_closed(&self) -> bool {
-        let name = js_sys::Reflect::get(&self.0, &"name".into());
-        name.is_ok_and(|name| name == "InvalidStateError")
+        self.is("InvalidStateError")
     }
-}
 
-impl From<Error> for Cause {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::DomException(error) => Self(error.into()),
-            Error::Unknown(JSError::Error(error)) => Self(error.into()),
-            Error::Unknown(JSError::Unknown(value)) => Self(value),
-            // Their texts would bring float formatting into every download.
-            Error::Serialisation(_) => Self::new("a value could not be converted"),
-            Error::MissingData(_) => Self::new("the transaction was aborted"),
-        }
-    }
-}
-
-impl From<Error> for IndexedDbError {
-    fn from(error: Error) -> Self {
-        Self::Failed(error.into())
+    /// Whether this is an error of that name.
+    fn is(&self, name: &str) -> bool {
+        Reflect::get(&self.0, &"name".into()).is_ok_and(|found| found == name)
     }
 }
 
@@ -152,16 +158,53 @@ enum Link {
     Failed(IndexedDbError),
 }
 
+/// A value whose changes can be waited for.
+struct Watched<T> {
+    value: RefCell<T>,
+    changed: Notify,
+}
+
+impl<T> Watched<T> {
+    fn new(value: T) -> Self {
+        let (value, changed) = (RefCell::new(value), Notify::new());
+        Self { value, changed }
+    }
+
+    fn borrow(&self) -> std::cell::Ref<'_, T> {
+        self.value.borrow()
+    }
+
+    fn set(&self, value: T) {
+        drop(self.value.replace(value));
+        self.changed.notify_waiters();
+    }
+
+    /// `change` answers whether it has changed it.
+    fn change(&self, change: impl FnOnce(&mut T) -> bool) {
+        let changed = change(&mut self.value.borrow_mut());
+        if changed {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Resolves at the next change from now on.
+    fn changed(&self) -> impl Future<Output = ()> {
+        self.changed.notified()
+    }
+}
+
 struct Connection {
-    db: Database,
+    db: IdbDatabase,
     /// What watches a connection of ours; nothing, if it is the application's.
     own: Option<[Closure<dyn FnMut()>; 2]>,
+    /// The object store is known to be one of leases.
+    vetted: Cell<bool>,
 }
 
 impl Connection {
-    fn new(db: Database, shared: &Arc<Shared>) -> Rc<Self> {
+    fn new(db: IdbDatabase, shared: &Arc<Shared>) -> Rc<Self> {
         Rc::new_cyclic(|this: &Weak<Self>| {
-            let forget = || {
+            let forget = |lost: fn(&Arc<Shared>)| {
                 let shared = Arc::downgrade(shared);
                 let this = this.clone();
                 Closure::new(move || {
@@ -169,32 +212,32 @@ impl Connection {
                         return;
                     };
                     this.forget(&shared.link);
-                    shared.closings.send_modify(|closings| *closings += 1);
+                    lost(&shared);
                     Spawner::current().spawn(async move {
                         // Whoever holds here is told first, and the page with it.
                         step_back().await;
-                        this.db.as_sys().close();
+                        this.db.close();
                     });
                 })
             };
-            let on_versionchange = forget();
-            let on_close = forget();
-            let sys = db.as_sys();
-            sys.set_onversionchange(Some(on_versionchange.as_ref().unchecked_ref()));
-            sys.set_onclose(Some(on_close.as_ref().unchecked_ref()));
+            let on_versionchange = forget(|shared| shared.end_leases());
+            let on_close = forget(|shared| Spawner::current().spawn(Arc::clone(shared).severed()));
+            db.set_onversionchange(Some(on_versionchange.as_ref().unchecked_ref()));
+            db.set_onclose(Some(on_close.as_ref().unchecked_ref()));
             Self {
                 db,
                 own: Some([on_versionchange, on_close]),
+                vetted: Cell::new(true),
             }
         })
     }
 
     /// The next command opens a new connection.
-    fn forget(&self, link: &watch::Sender<Link>) {
+    fn forget(&self, link: &Watched<Link>) {
         if self.own.is_none() {
             return;
         }
-        link.send_if_modified(|link| match link {
+        link.change(|link| match link {
             Link::Open(open) if std::ptr::eq(&**open, self) => {
                 *link = Link::Closed;
                 true
@@ -209,10 +252,9 @@ impl Drop for Connection {
         if self.own.is_none() {
             return;
         }
-        let sys = self.db.as_sys();
-        sys.set_onversionchange(None);
-        sys.set_onclose(None);
-        sys.close();
+        self.db.set_onversionchange(None);
+        self.db.set_onclose(None);
+        self.db.close();
     }
 }
 
@@ -239,9 +281,12 @@ pub struct IndexedDbStore {
 /// What the clones of a store share.
 struct Shared {
     database: String,
-    link: watch::Sender<Link>,
+    object_store: String,
+    link: Watched<Link>,
     /// How often somebody else had the database closed.
-    closings: watch::Sender<u32>,
+    closings: Watched<u32>,
+    /// One is held by everybody who wants to be told of that, and one more here.
+    holders: Rc<()>,
     life: Lifecycle,
     /// Transactions that would stay open if the page stopped now.
     open: RefCell<Vec<IdbTransaction>>,
@@ -249,6 +294,9 @@ struct Shared {
     noted: RefCell<Vec<(String, Requester)>>,
     /// Renewals so far.
     renewals: Cell<u64>,
+    /// The key and the epoch of a record that was seen. Records outlive their leases: if it is gone, or of
+    /// another epoch, so is the database that it was in.
+    witness: RefCell<Option<(String, u64)>>,
 }
 
 impl Live for Shared {
@@ -277,16 +325,25 @@ impl IndexedDbStore {
     /// created if it does not exist. Touches nothing until the first command.
     #[must_use]
     pub fn new(database: &str) -> Self {
+        Self::within(database, OBJECT_STORE)
+    }
+
+    /// The same, in an object store of another name than [`OBJECT_STORE`].
+    #[must_use]
+    pub fn within(database: &str, object_store: &str) -> Self {
         let life = Lifecycle::page();
         #[allow(clippy::arc_with_non_send_sync, reason = "there are no threads")]
         let shared = Arc::new(Shared {
             database: database.to_owned(),
-            link: watch::Sender::new(Link::Closed),
-            closings: watch::Sender::new(0),
+            object_store: object_store.to_owned(),
+            link: Watched::new(Link::Closed),
+            closings: Watched::new(0),
+            holders: Rc::default(),
             life: life.clone(),
             open: RefCell::default(),
             noted: RefCell::default(),
             renewals: Cell::new(0),
+            witness: RefCell::default(),
         });
         let watcher = Arc::downgrade(&shared);
         life.watch(watcher);
@@ -296,38 +353,54 @@ impl IndexedDbStore {
         }
     }
 
-    /// A store in a database of the application's, over its own open connection. It must have the object
-    /// store [`OBJECT_STORE`]: see [`add_lease_store`]. The connection stays the application's: whoever
-    /// closes it ends the leases.
+    /// A store in a database of the application's, over its own open connection. `object_store` is the name
+    /// that was given to [`add_lease_store`]: [`OBJECT_STORE`], unless the application has a store of that
+    /// name. The connection stays the application's: whoever closes it ends the leases.
     ///
     /// Transactions of this database can be [fenced](CrossProcessStoreLockGuard::fence).
     ///
     /// # Errors
     ///
-    /// [`IndexedDbError::Foreign`], if there is no lease store.
-    pub fn over(db: Database) -> Result<Self, IndexedDbError> {
-        if !db.as_sys().object_store_names().contains(OBJECT_STORE) {
+    /// [`IndexedDbError::Foreign`], if there is no such store; [`IndexedDbError::NotLeases`], if there is
+    /// one that [`add_lease_store`] did not make; [`IndexedDbError::Closed`], if the connection is closed.
+    pub fn over(db: Database, object_store: &str) -> Result<Self, IndexedDbError> {
+        let db: IdbDatabase = (**db.as_sys()).clone();
+        if !db.object_store_names().contains(object_store) {
             return Err(IndexedDbError::Foreign);
         }
-        let store = Self::new(&db.name());
-        let shared = Arc::downgrade(&store.shared);
+        let tx = db.transaction_with_str(object_store);
+        let Ok(store) = tx.and_then(|tx| tx.object_store(object_store)) else {
+            return Err(IndexedDbError::Closed);
+        };
+        if look(&store) != Look::Marked {
+            return Err(IndexedDbError::NotLeases(object_store.to_owned()));
+        }
+        Ok(Self::within(&db.name(), object_store).connected(db, true))
+    }
+
+    /// The same store over a connection of the application's. Unless it is `vetted`, the object store is
+    /// looked at before the first command.
+    pub(crate) fn connected(self, db: IdbDatabase, vetted: bool) -> Self {
+        let shared = Arc::downgrade(&self.shared);
         // Whether the application closes it or not: it may have been told first.
         let closing = Closure::<dyn Fn()>::new(move || {
             if let Some(shared) = shared.upgrade() {
-                shared.closings.send_modify(|closings| *closings += 1);
+                shared.end_leases();
             }
         });
         let closing = closing.into_js_value();
         for event in ["versionchange", "close"] {
-            let sys: &EventTarget = db.as_sys();
-            let _ = sys.add_event_listener_with_callback(event, closing.unchecked_ref());
+            let target: &EventTarget = &db;
+            let _ = target.add_event_listener_with_callback(event, closing.unchecked_ref());
         }
-        let connection = Connection { db, own: None };
-        store
-            .shared
-            .link
-            .send_replace(Link::Open(Rc::new(connection)));
-        Ok(store)
+        let connection = Connection {
+            db,
+            own: None,
+            vetted: Cell::new(vetted),
+        };
+        let link = Link::Open(Rc::new(connection));
+        self.shared.link.set(link);
+        self
     }
 
     /// The same store, with another limit than [`STORE_TIMEOUT_MS`] for how long a command may take.
@@ -335,12 +408,6 @@ impl IndexedDbStore {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
-    }
-
-    /// See [`IndexedDbStore::with_timeout`].
-    #[cfg(feature = "npm")]
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
     }
 
     /// All records, by key: for people and tools that want to see who holds. Records that cannot be
@@ -351,16 +418,15 @@ impl IndexedDbStore {
     /// [`IndexedDbError`], except [`IndexedDbError::Corrupt`].
     pub async fn records(&self) -> Result<Vec<(String, Record)>, IndexedDbError> {
         self.bounded(async |db| {
-            let tx = db.transaction(OBJECT_STORE).build()?;
-            let store = tx.object_store(OBJECT_STORE)?;
-            let keys = store.get_all_keys::<JsValue>().primitive()?;
-            let values = store.get_all::<JsValue>().primitive()?;
-            let (keys, values) = (keys.await?, values.await?);
+            let name = &self.shared.object_store;
+            let tx = begin(db, name, "readonly")?;
+            let store = tx.object_store(name).map_err(failed)?;
+            let keys = store.get_all_keys().map_err(failed)?;
+            let values = store.get_all().map_err(failed)?;
+            let keys: Array = result(&keys).await.map_err(failed)?.unchecked_into();
+            let values: Array = result(&values).await.map_err(failed)?.unchecked_into();
             let (mut records, mut notes) = (Vec::new(), Vec::new());
-            for (key, value) in keys.zip(values) {
-                let (Ok(key), Ok(value)) = (key, value) else {
-                    continue;
-                };
+            for (key, value) in keys.iter().zip(values.iter()) {
                 if let Some(name) = key.as_string() {
                     records.extend(decode(value).ok().map(|record| (name, record)));
                 } else if let Some((name, who)) = read_note_key(&key) {
@@ -381,69 +447,129 @@ impl IndexedDbStore {
         .await
     }
 
-    /// Runs `work` on an open connection, once more on a new one if it fails, and gives up when the
-    /// store's time is over.
+    /// Runs `work` on an open connection, once more on a new one if it fails, and gives up when the store's
+    /// time is over. An opening that fails is tried once more as well.
     async fn bounded<T>(
         &self,
-        work: impl AsyncFn(&Database) -> Result<T, IndexedDbError>,
+        work: impl AsyncFn(&IdbDatabase) -> Result<T, IndexedDbError>,
     ) -> Result<T, IndexedDbError> {
+        use IndexedDbError::{Closed, Failed, Stalled, Unavailable};
+
+        let used = Cell::new(None::<Rc<Connection>>);
         let tried = async {
-            let mut again = true;
+            let (mut reopened, mut resent) = (false, false);
             loop {
                 self.shared.life.running().await;
+                used.take();
                 // Boxed, so that its code is not repeated in every kind of work.
-                let connection = Box::pin(self.connection()).await?;
+                let connection = match Box::pin(self.connection()).await {
+                    Ok(connection) => connection,
+                    Err(Failed(_) | Unavailable(_)) if !reopened => {
+                        reopened = true;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                used.set(Some(Rc::clone(&connection)));
                 match work(&connection.db).await {
-                    Err(IndexedDbError::Failed(_)) if again => {
-                        again = false;
+                    Err(Failed(_)) if !resent => {
+                        resent = true;
                         connection.forget(&self.shared.link);
                     }
-                    Err(IndexedDbError::Failed(cause))
-                        if connection.own.is_none() && cause.is_closed() =>
-                    {
-                        return Err(IndexedDbError::Closed);
+                    Err(Failed(cause)) if connection.own.is_none() && cause.is_closed() => {
+                        return Err(Closed);
                     }
                     done => return done,
                 }
             }
         };
-        tokio::select! {
-            biased;
+        select! {
             done = tried => done,
-            () = sleep(self.timeout) => Err(IndexedDbError::Stalled),
+            () = sleep(self.timeout) => {
+                // In case that it is dead: the next command opens a new one.
+                let link = &self.shared.link;
+                match used.take() {
+                    Some(connection) => connection.forget(link),
+                    None => link.change(|link| {
+                        let opening = matches!(link, Link::Opening);
+                        if opening {
+                            *link = Link::Closed;
+                        }
+                        opening
+                    }),
+                }
+                Err(Stalled)
+            },
         }
     }
 
+    /// An open connection to a store that is known to be ours.
     async fn connection(&self) -> Result<Rc<Connection>, IndexedDbError> {
-        let mut link = self.shared.link.subscribe();
-        let idle = matches!(*link.borrow_and_update(), Link::Closed | Link::Failed(_));
-        if idle {
-            self.shared.link.send_replace(Link::Opening);
-            let (database, shared) = (self.shared.database.clone(), Arc::downgrade(&self.shared));
-            Spawner::current().spawn(async move {
-                let opened = open(&database, &shared).await;
-                // If all stores are gone by now, the connection closes as it is dropped.
-                if let Some(shared) = shared.upgrade() {
-                    shared.link.send_replace(match opened {
-                        Ok(db) => Link::Open(Connection::new(db, &shared)),
-                        Err(error) => Link::Failed(error),
-                    });
-                } else if let Ok(db) = opened {
-                    db.close();
-                }
-            });
-        }
-        loop {
-            match &*link.borrow_and_update() {
-                Link::Open(connection) => return Ok(Rc::clone(connection)),
+        // What failed before is tried again; what fails from now on is told.
+        let mut failed_before = true;
+        let connection = loop {
+            let changed = self.shared.link.changed();
+            let idle = match &*self.shared.link.borrow() {
+                Link::Open(connection) => break Rc::clone(connection),
                 Link::Blocked => return Err(IndexedDbError::Blocked),
-                Link::Failed(error) => return Err(error.clone()),
-                Link::Opening | Link::Closed => {}
+                Link::Failed(error) if !failed_before => return Err(error.clone()),
+                Link::Failed(_) | Link::Closed => true,
+                Link::Opening => false,
+            };
+            failed_before = false;
+            if idle {
+                self.begin_opening();
+            } else {
+                changed.await;
             }
-            if link.changed().await.is_err() {
-                return Err(IndexedDbError::Stalled);
+        };
+        if !connection.vetted.get() {
+            let store = &self.shared.object_store;
+            match is_ours(&connection.db, store).await {
+                Ok(true) => connection.vetted.set(true),
+                Ok(false) => return Err(IndexedDbError::NotLeases(store.clone())),
+                // The application's connection: there is no other.
+                Err(IndexedDbError::Failed(cause)) if cause.is_closed() => {
+                    return Err(IndexedDbError::Closed);
+                }
+                Err(error) => return Err(error),
             }
         }
+        Ok(connection)
+    }
+
+    /// Opens in a task of its own.
+    fn begin_opening(&self) {
+        self.shared.link.set(Link::Opening);
+        let (database, store) = (
+            self.shared.database.clone(),
+            self.shared.object_store.clone(),
+        );
+        let shared = Arc::downgrade(&self.shared);
+        Spawner::current().spawn(async move {
+            let opened = open(&database, &store, &shared).await;
+            let Some(shared) = shared.upgrade() else {
+                // All stores are gone by now.
+                return opened.into_iter().for_each(|db| db.close());
+            };
+            let opened = match opened {
+                Ok(db) => {
+                    // It hears from now on of others who want it closed.
+                    let connection = Connection::new(db, &shared);
+                    let recognised = shared.recognise(&connection.db).await;
+                    recognised.map(|()| connection)
+                }
+                Err(error) => Err(error),
+            };
+            shared.link.change(|link| {
+                // Given up since, and opened by another try.
+                let late = opened.is_err() && matches!(link, Link::Open(_));
+                if !late {
+                    *link = opened.map_or_else(Link::Failed, Link::Open);
+                }
+                !late
+            });
+        });
     }
 }
 
@@ -462,151 +588,102 @@ impl BackingStore for IndexedDbStore {
     }
 
     fn leave(&self, key: &str, who: &Requester) {
-        if let Link::Open(connection) = &*self.shared.link.borrow() {
+        if let Link::Open(connection) = &*self.shared.link.borrow()
+            && connection.vetted.get()
+        {
             // There is nobody to tell of an error.
-            let _ = self.shared.leave(connection.db.as_sys(), key, who);
+            let _ = self.shared.leave(&connection.db, key, who);
         }
     }
 
     fn closing(&self) -> BoxFuture<()> {
-        let mut closings = self.shared.closings.subscribe();
+        let shared = Arc::clone(&self.shared);
+        let (holder, before) = (Rc::clone(&shared.holders), *shared.closings.borrow());
         Box::pin(async move {
-            if closings.changed().await.is_err() {
-                std::future::pending().await
+            let _holder = holder;
+            loop {
+                let changed = shared.closings.changed();
+                if *shared.closings.borrow() != before {
+                    return;
+                }
+                changed.await;
             }
         })
     }
 }
 
-/// Adds the lease store to a database of the application's, while that is being upgraded. Does nothing if
-/// it is there.
-///
-/// # Errors
-///
-/// [`IndexedDbError::Failed`], if the database is not being upgraded.
-pub fn add_lease_store(db: &Database) -> Result<(), IndexedDbError> {
-    let db = db.as_sys();
-    if db.object_store_names().contains(OBJECT_STORE) {
-        return Ok(());
+impl Shared {
+    /// Somebody else closes the database: all leases in it end.
+    fn end_leases(&self) {
+        self.witness.take();
+        self.closings.change(|closings| {
+            *closings += 1;
+            true
+        });
     }
-    let created = db.create_object_store(OBJECT_STORE);
-    created
-        .map(drop)
-        .map_err(|error| IndexedDbError::Failed(Cause(error)))
-}
 
-/// The library's view of a connection that was not opened by it, for which it has no constructor.
-#[cfg(feature = "npm")]
-pub(crate) fn database(db: IdbDatabase) -> Database {
-    use indexed_db_futures::internals::DbSys;
-
-    const { assert!(size_of::<Database>() == size_of::<DbSys>()) };
-    let sys = db.unchecked_into::<DbSys>();
-    // SAFETY: a `Database` is a struct of one field, a `DbSys`, and of the same size. That it is still
-    // that field shows below.
-    let database = unsafe { std::mem::transmute::<DbSys, Database>(sys.clone()) };
-    assert!(*database.as_sys() == sys, "another struct than expected");
-    database
-}
-
-/// Opens the database, creating what is missing.
-async fn open(name: &str, shared: &sync::Weak<Shared>) -> Result<Database, IndexedDbError> {
-    let factory = DBFactory::new().map_err(unavailable)?;
-    // No version is asked for: an older copy of this package must still open what a newer one made.
-    let mut version = None;
-    loop {
-        let request = match version {
-            None => factory.open_db(name).build(),
-            Some(version) => factory.open_db(name).with_version::<u32>(version).build(),
+    /// The browser has closed the connection. While anybody holds, it is opened again now, not with the next
+    /// renewal: what is found then may end the leases.
+    async fn severed(self: Arc<Self>) {
+        let timeout = Duration::from_millis(STORE_TIMEOUT_MS.into());
+        let store = IndexedDbStore {
+            timeout,
+            shared: self,
         };
-        let Ok(request) = request else {
-            // The library tells nothing of what `open` throws; ask for it.
-            let thrown = factory.as_sys().open(name).err();
-            return Err(IndexedDbError::Unavailable(
-                thrown.map_or_else(|| Cause::new("it could not be opened"), Cause),
-            ));
-        };
-        let db = opened(request, shared).await?;
-        let stores = db.as_sys().object_store_names();
-        if stores.contains(OBJECT_STORE) {
-            return Ok(db);
+        while Rc::strong_count(&store.shared.holders) > 1 {
+            store.shared.life.running().await;
+            if store.connection().await.is_ok() {
+                return;
+            }
+            // The heartbeats fail as well, and tell if a lease runs out by that.
+            sleep(Duration::from_millis(REOPEN_PAUSE_MS)).await;
         }
-        let version_now = db.version() as u32;
-        db.close();
-        if stores.length() > 0 || version.is_some() {
+    }
+
+    /// Looks at a database that was opened, before any command does. Ends the leases if it is another one
+    /// than before: whoever renews would only hear that the lease is not there.
+    async fn recognise(&self, db: &IdbDatabase) -> Result<(), IndexedDbError> {
+        if !is_ours(db, &self.object_store).await? {
             return Err(IndexedDbError::Foreign);
         }
-        // An empty database of our name, made by a tool or by an interrupted first start.
-        version = Some(version_now + 1);
-    }
-}
-
-/// Sees an open request through. The handlers are set here, not by the library's builder, whose own
-/// would bring float formatting into every download.
-async fn opened(
-    request: OpenDbRequest,
-    shared: &sync::Weak<Shared>,
-) -> Result<Database, IndexedDbError> {
-    let sys = request.as_sys().clone();
-    let on_upgrade = Closure::once({
-        let sys = sys.clone();
-        move || -> Result<(), JsValue> {
-            let db: IdbDatabase = sys.result()?.unchecked_into();
-            db.create_object_store(OBJECT_STORE).map(drop)
+        let Some((key, epoch)) = self.witness.borrow().clone() else {
+            return Ok(());
+        };
+        let tx = begin(db, &self.object_store, "readonly")?;
+        let store = tx.object_store(&self.object_store).map_err(failed)?;
+        let found = answer(store.get(&key.into())).await?;
+        if !decode(found).is_ok_and(|record| record.epoch == epoch) {
+            self.end_leases();
         }
-    });
-    let on_blocked = Closure::once({
-        let shared = shared.clone();
-        move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.link.send_replace(Link::Blocked);
-            }
-        }
-    });
-    sys.set_onupgradeneeded(Some(on_upgrade.as_ref().unchecked_ref()));
-    sys.set_onblocked(Some(on_blocked.as_ref().unchecked_ref()));
-    let opened = request.await;
-    sys.set_onupgradeneeded(None);
-    sys.set_onblocked(None);
-    opened.map_err(|error| IndexedDbError::Failed(cause(error)))
-}
-
-fn unavailable(error: OpenDbError) -> IndexedDbError {
-    IndexedDbError::Unavailable(cause(error))
-}
-
-fn cause(error: OpenDbError) -> Cause {
-    match error {
-        OpenDbError::Base(error) => error.into(),
-        OpenDbError::NullFactory => Cause::new("indexedDB is null or undefined"),
-        OpenDbError::UnsupportedEnvironment => Cause::new("this is neither a window nor a worker"),
-        OpenDbError::VersionZero => Cause::new("the database could not be opened"),
+        Ok(())
     }
-}
 
-impl Shared {
+    fn see(&self, key: &str, record: &Record) {
+        let mut witness = self.witness.borrow_mut();
+        if witness
+            .as_ref()
+            .is_none_or(|(of, epoch)| of == key && *epoch != record.epoch)
+        {
+            *witness = Some((key.to_owned(), record.epoch));
+        }
+    }
+
     /// One command: one transaction.
     async fn transact(
         &self,
-        db: &Database,
+        db: &IdbDatabase,
         key: &str,
         command: &Command,
     ) -> Result<Outcome, IndexedDbError> {
-        let tx = readwrite(db)?;
-        let _open = Open::new(self, &tx);
-        let store = tx.object_store(OBJECT_STORE)?;
-        let found: Option<JsValue> = store.get(key).primitive()?.await?;
-        let record = match found {
-            Some(found) => Some(decode(found)?),
-            // Nothing there, or a null that somebody put there.
-            None => match store
-                .get_key::<String, _>(key.to_owned())
-                .primitive()?
-                .await?
-            {
-                Some(_) => return Err(IndexedDbError::Corrupt("it is null")),
-                None => None,
-            },
+        let name = &self.object_store;
+        let open = Open::new(self, begin(db, name, "readwrite")?);
+        let store = open.tx.object_store(name).map_err(failed)?;
+        let found = answer(store.get(&key.into())).await?;
+        let record = match found.is_undefined() {
+            false => Some(decode(found)?),
+            // Nothing there, or nothing that somebody put there.
+            true if answer(store.get_key(&key.into())).await?.is_undefined() => None,
+            true => return Err(IndexedDbError::Corrupt("it is empty")),
         };
         let mut obsolete = self.take_noted(key, command);
         let noted = record.as_ref().and_then(|record| {
@@ -616,17 +693,18 @@ impl Shared {
         let (write, outcome) = match noted {
             None => rules::apply(record.as_ref(), command),
             Some((record, who)) => {
-                let found: Option<JsValue> = store.get(note_key(key, who)).primitive()?.await?;
-                match found.map(decode_note).transpose()? {
-                    None => rules::apply(Some(record), command),
-                    Some(note) => {
-                        let (write, outcome) = rules::apply_noted(record, &note, command);
-                        let holder = write.as_ref().map(|record| &record.holder);
-                        if holder.is_some_and(|holder| holder.as_ref() != Some(who)) {
-                            obsolete.push(who.clone());
-                        }
-                        (write, outcome)
+                let found = answer(store.get(&note_key(key, who))).await?;
+                // Nothing, or a null that somebody put there.
+                if found.is_undefined() || found.is_null() {
+                    rules::apply(Some(record), command)
+                } else {
+                    let note = decode_note(found)?;
+                    let (write, outcome) = rules::apply_noted(record, &note, command);
+                    let holder = write.as_ref().map(|record| &record.holder);
+                    if holder.is_some_and(|holder| holder.as_ref() != Some(who)) {
+                        obsolete.push(who.clone());
                     }
+                    (write, outcome)
                 }
             }
         };
@@ -634,23 +712,21 @@ impl Shared {
             return Ok(outcome);
         }
         if let Some(record) = write {
-            let request = store
-                .put(JsValue::from(Uint8Array::from(&*record.encode())))
-                .with_key(key)
-                .primitive()?;
-            drop(request);
+            self.see(key, &record);
+            let bytes = Uint8Array::from(&*record.encode());
+            store.put_with_key(&bytes, &key.into()).map_err(failed)?;
         }
         for who in obsolete {
-            drop(store.delete(note_key(key, &who)).primitive()?);
+            store.delete(&note_key(key, &who)).map_err(failed)?;
         }
-        commit(tx).await?;
+        open.commit().await?;
         Ok(outcome)
     }
 
     /// A renewal: all of it is sent at once, and nothing is left open if the page stops now.
     async fn renew(
         &self,
-        db: &Database,
+        db: &IdbDatabase,
         key: &str,
         who: &Requester,
         command: &Command,
@@ -669,17 +745,18 @@ impl Shared {
             len,
             beacon,
         };
-        let tx = readwrite(db)?;
-        let store = tx.object_store(OBJECT_STORE)?;
-        let found = store.get::<JsValue, _, _>(key).primitive()?;
-        self.put_note(tx.as_sys(), key, who, &note)
-            .map_err(|error| IndexedDbError::Failed(Cause(error)))?;
-        drop(store);
+        let tx = begin(db, &self.object_store, "readwrite")?;
+        let store = tx.object_store(&self.object_store).map_err(failed)?;
+        let found = store.get(&key.into()).map_err(failed)?;
+        self.put_note(&tx, key, who, &note).map_err(failed)?;
         // It counts if the record, as it was read, says that we hold; what is done to that here is in
         // the note.
-        let (done, found) = tokio::join!(commit(tx), found);
-        done?;
-        let record = found?.map(decode).transpose()?;
+        commit(&tx).await?;
+        let found = result(&found).await.map_err(failed)?;
+        let record = match found.is_undefined() || found.is_null() {
+            true => None,
+            false => Some(decode(found)?),
+        };
         Ok(rules::apply(record.as_ref(), command).1)
     }
 
@@ -690,7 +767,7 @@ impl Shared {
     )]
     fn leave(&self, db: &IdbDatabase, key: &str, who: &Requester) -> Result<(), JsValue> {
         let mode = web_sys::IdbTransactionMode::Readwrite;
-        let tx = db.transaction_with_str_and_mode(OBJECT_STORE, mode)?;
+        let tx = db.transaction_with_str_and_mode(&self.object_store, mode)?;
         self.put_note(&tx, key, who, &Note::Ended)?;
         tx.commit()
     }
@@ -703,7 +780,7 @@ impl Shared {
         note: &Note,
     ) -> Result<(), JsValue> {
         let value = Uint8Array::from(&*note.encode());
-        let store = tx.object_store(OBJECT_STORE)?;
+        let store = tx.object_store(&self.object_store)?;
         store.put_with_key(&value, &note_key(key, who))?;
         let mut noted = self.noted.borrow_mut();
         if !noted.iter().any(|(of, by)| of == key && by == who) {
@@ -725,36 +802,37 @@ impl Shared {
     }
 }
 
-/// A transaction that would stay open if the page stopped now.
+/// A transaction that would stay open if the page stopped now. It is aborted, unless it is committed.
 struct Open<'a> {
     shared: &'a Shared,
     tx: IdbTransaction,
+    done: bool,
 }
 
 impl<'a> Open<'a> {
-    fn new(shared: &'a Shared, tx: &Transaction<'_>) -> Self {
-        let tx: IdbTransaction = (**tx.as_sys()).clone();
+    fn new(shared: &'a Shared, tx: IdbTransaction) -> Self {
         shared.open.borrow_mut().push(tx.clone());
-        Self { shared, tx }
+        Self {
+            shared,
+            tx,
+            done: false,
+        }
+    }
+
+    async fn commit(mut self) -> Result<(), IndexedDbError> {
+        self.done = true;
+        commit(&self.tx).await
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.shared.open.borrow_mut().retain(|tx| *tx != self.tx);
+        if !self.done {
+            // One that has failed is over.
+            let _ = self.tx.abort();
+        }
     }
-}
-
-fn readwrite(db: &Database) -> Result<Transaction<'_>, IndexedDbError> {
-    // Relaxed: the write is seen by all tabs once it is committed. If the machine loses power, so do
-    // all holders.
-    let mut options = TransactionOptions::new();
-    options.set_durability(TransactionDurability::Relaxed);
-    Ok(db
-        .transaction(OBJECT_STORE)
-        .with_mode(TransactionMode::Readwrite)
-        .with_options(options)
-        .build()?)
 }
 
 /// Where the note of a request is kept.
@@ -768,16 +846,6 @@ fn read_note_key(key: &JsValue) -> Option<(String, Requester)> {
     let (name, tab) = (parts.get(0).as_string()?, parts.get(1).as_string()?);
     let request = parts.get(2).as_f64()? as u64;
     Some((name, Requester { tab, request }))
-}
-
-/// Commits, and waits until it is done: success is reported only for what is written.
-async fn commit(tx: Transaction<'_>) -> Result<(), IndexedDbError> {
-    let sys = tx.as_sys().clone();
-    tx.commit().await.map_err(|error| {
-        // An abort by the browser (a full disk) has its reason in the transaction.
-        let reason = sys.error().map(|reason| Cause(reason.into()));
-        IndexedDbError::Failed(reason.unwrap_or_else(|| error.into()))
-    })
 }
 
 fn decode(value: JsValue) -> Result<Record, IndexedDbError> {

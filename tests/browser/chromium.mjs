@@ -1,6 +1,6 @@
 // Real Chromium tabs: every tab in a window of its own, so that none is hidden, and in a renderer
 // process of its own, as tabs that a user opens have.
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { chromium } from "playwright-core";
@@ -18,9 +18,11 @@ export const can = {
   files: true,
   collect: true,
   clearSiteData: true,
+  blockSiteData: true,
 };
 
-const FLAGS = [
+/** How a Chromium is started here. */
+export const FLAGS = [
   "--headless=new",
   "--remote-debugging-port=0",
   "--no-sandbox",
@@ -45,10 +47,18 @@ async function connect(program, profile) {
   return chromium.connectOverCDP(`ws://127.0.0.1:${port}${path}`, { noDefaults: true, isLocal: true });
 }
 
+/** What a user sets who allows no site to store anything. */
+function blockSiteData(profile) {
+  mkdirSync(join(profile, "Default"), { recursive: true });
+  const preferences = { profile: { default_content_setting_values: { cookies: 2 } } };
+  writeFileSync(join(profile, "Default/Preferences"), JSON.stringify(preferences));
+}
+
 /** A browser of its own, started with those flags, with a server for its pages. Close it when done. */
-export async function launch({ answer, flags = [] } = {}) {
+export async function launch({ answer, flags = [], siteDataBlocked } = {}) {
   const server = await serve({ answer });
   const profile = temporaryFolder("chromium");
+  if (siteDataBlocked) blockSiteData(profile.path);
   const program = start("chromium", [...FLAGS, ...flags, `--user-data-dir=${profile.path}`, "about:blank"]);
   const end = async () => {
     await program.stop();

@@ -23,6 +23,7 @@ const ABILITIES = {
   files: "keep files of a site",
   collect: "collect the garbage of a tab",
   clearSiteData: "clear what a site has stored, under a running page",
+  blockSiteData: "be told to let no site store anything",
 };
 
 /**

@@ -165,6 +165,6 @@ const unhandled = [];
 addEventListener("unhandledrejection", (event) => unhandled.push(String(event.reason)));
 
 Object.assign(window, {
-  ...{ tabLease, idb, wrappers, openRaw, ended, result, realNow, stopClock, outcome, thrown, unhandled },
+  ...{ tabLease, idb, Dexie, wrappers, openRaw, ended, result, realNow, stopClock, outcome, thrown, unhandled },
   ...{ openOnes, quiet, hang, bareWrite, fencedWrite, takeAll, writeAll, ready: true },
 });

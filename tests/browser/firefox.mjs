@@ -3,7 +3,7 @@ import { processes, temporaryFolder } from "./processes.mjs";
 import { until } from "./until.mjs";
 import * as webdriver from "./webdriver.mjs";
 
-export const can = { crash: true, crashAmong: true, hide: true, files: true, collect: true, clearSiteData: true };
+export const can = { crash: true, crashAmong: true, hide: true, files: true, collect: true, clearSiteData: true, blockSiteData: true };
 
 const PREFERENCES = {
   // Every tab has a process, as many tabs as there may be, and takes it along when it is closed.
@@ -14,6 +14,9 @@ const PREFERENCES = {
   "dom.timeout.enable_budget_timer_throttling": true,
 };
 
+/** What a user sets who allows no site to store anything. */
+const BLOCKED = { "network.cookie.cookieBehavior": 2 };
+
 /** What runs with the browser's own rights. */
 const inBrowser = async (send, script, args = []) => {
   await send("POST", "/moz/context", { context: "chrome" });
@@ -22,13 +25,13 @@ const inBrowser = async (send, script, args = []) => {
   return value;
 };
 
-async function begin(profiles) {
+async function begin(profiles, siteDataBlocked) {
   const session = await webdriver.begin({
     driver: "geckodriver",
     args: ["--allow-system-access", `--profile-root=${profiles}`],
     capabilities: {
       browserName: "firefox",
-      "moz:firefoxOptions": { binary: "/usr/bin/firefox-esr", args: ["-headless"], prefs: PREFERENCES },
+      "moz:firefoxOptions": { binary: "/usr/bin/firefox-esr", args: ["-headless"], prefs: { ...PREFERENCES, ...(siteDataBlocked && BLOCKED) } },
     },
   });
   // geckodriver makes a browser end when one of its tabs crashes.
@@ -36,9 +39,9 @@ async function begin(profiles) {
   return session;
 }
 
-export async function launch({ answer } = {}) {
+export async function launch({ answer, siteDataBlocked } = {}) {
   const profiles = temporaryFolder("firefox");
-  const browser = await webdriver.launch({ answer, begin: () => begin(profiles.path), abilities }).catch((error) => {
+  const browser = await webdriver.launch({ answer, begin: () => begin(profiles.path, siteDataBlocked), abilities }).catch((error) => {
     profiles.remove();
     throw error;
   });

@@ -359,7 +359,7 @@ test("bad arguments are refused before anything is touched", async () => {
         () => createLocks({ database: 5 }), () => createLocks({ holder: "" }), () => createLocks({ leasMs: 500 }),
       ],
       RangeError: [
-        () => acquire("a", { timeout: -1 }), () => acquire("a", { timeout: NaN }), () => acquire("a", { timeout: Infinity }),
+        () => acquire("a", { timeout: -1 }), () => acquire("a", { timeout: NaN }), () => acquire("a", { timeout: -Infinity }),
         () => createLocks({ leaseMs: 0 }), () => createLocks({ leaseMs: -5 }), () => createLocks({ leaseMs: NaN }),
         () => createLocks({ leaseMs: Infinity }), () => createLocks({ leaseMs: 600_001 }), () => createLocks({ heartbeatMs: 500 }),
         () => createLocks({ heartbeatMs: 0 }), () => createLocks({ leaseMs: 100, heartbeatMs: 100 }),

@@ -46,6 +46,10 @@ macro_rules! indexed_db {
             a_fenced_transaction_is_committed_by_a_holder_only,
             an_unfit_transaction_is_told,
             leases_end_with_the_applications_connection,
+            another_store_of_that_name_is_refused,
+            a_store_without_the_mark_is_judged_by_its_content,
+            a_store_of_another_name,
+            another_database_in_its_place_ends_the_leases,
         }
     };
     ($($scenario:ident,)*) => {$(
@@ -68,6 +72,31 @@ export const open = (name, version, stores) => {
     request.onupgradeneeded = () => stores.forEach((store) => request.result.createObjectStore(store));
     return result(request);
 };
+export const openKeyed = (name, store, options) => {
+    const request = indexedDB.open(name, 1);
+    request.onupgradeneeded = () => {
+        request.result.createObjectStore(store, JSON.parse(options)).put({ id: 7 });
+    };
+    return result(request);
+};
+// Touches the store, and clears it if told so.
+export const visit = (name, store, clear) => result(indexedDB.open(name)).then((db) => {
+    const tx = db.transaction(store, "readwrite");
+    if (clear) tx.objectStore(store).clear();
+    return new Promise((resolve) => { tx.oncomplete = () => { db.close(); resolve(); }; });
+});
+// All connections, to be closed by force, as the browser does.
+const connections = {};
+const { open: opens } = IDBFactory.prototype;
+IDBFactory.prototype.open = function (name, ...version) {
+    const request = opens.call(this, name, ...version);
+    request.addEventListener("success", () => (connections[name] ??= []).push(request.result));
+    return request;
+};
+export const closeByForce = (name) => connections[name].forEach((db) => {
+    db.close();
+    db.dispatchEvent(new Event("close"));
+});
 export const destroy = (name) => result(indexedDB.deleteDatabase(name));
 export const closeConnection = (db) => db.close();
 export const read = (db, store, key) => result(db.transaction(store).objectStore(store).get(key));
@@ -87,6 +116,11 @@ export const occupy = (db, store) => {
 "#)]
 extern "C" {
     fn open(name: &str, version: Option<u32>, stores: Vec<String>) -> Promise;
+    #[wasm_bindgen(js_name = openKeyed)]
+    fn open_keyed(name: &str, store: &str, options: &str) -> Promise;
+    fn visit(name: &str, store: &str, clear: bool) -> Promise;
+    #[wasm_bindgen(js_name = closeByForce)]
+    fn close_by_force(name: &str);
     fn destroy(name: &str) -> Promise;
     #[wasm_bindgen(js_name = closeConnection)]
     fn close_connection(db: &JsValue);
@@ -250,8 +284,8 @@ async fn app(name: &str) -> Database {
     let opening = Database::open(name)
         .with_version(1u32)
         .with_on_upgrade_needed(|_, db| {
-            add_lease_store(&db).unwrap();
-            add_lease_store(&db).unwrap();
+            add_lease_store(&db, OBJECT_STORE).unwrap();
+            add_lease_store(&db, OBJECT_STORE).unwrap();
             db.create_object_store("notes").build()?;
             Ok(())
         });
@@ -271,7 +305,7 @@ async fn note(db: &Database) -> Option<String> {
 
 pub async fn a_fenced_transaction_is_committed_by_a_holder_only(place: Indexed) {
     let db = app(&place.0).await;
-    let store = IndexedDbStore::over(db.clone()).unwrap();
+    let store = IndexedDbStore::over(db.clone(), OBJECT_STORE).unwrap();
     // It renews seldom, so that the fence is the first to notice.
     let config = tab_lease::Config {
         lease_ms: 60_000,
@@ -327,7 +361,7 @@ pub async fn a_fenced_transaction_is_committed_by_a_holder_only(place: Indexed) 
 
 pub async fn an_unfit_transaction_is_told(place: Indexed) {
     let db = app(&place.0).await;
-    let store = IndexedDbStore::over(db.clone()).unwrap();
+    let store = IndexedDbStore::over(db.clone(), OBJECT_STORE).unwrap();
     let lock = CrossProcessStoreLock::new(store, "inbox", "one");
     let guard = lock.spin_lock(None).await.unwrap();
     let unfit = |tx: &Transaction<'_>| {
@@ -355,7 +389,7 @@ pub async fn an_unfit_transaction_is_told(place: Indexed) {
 
 pub async fn leases_end_with_the_applications_connection(place: Indexed) {
     let db = app(&place.0).await;
-    let store = IndexedDbStore::over(db.clone()).unwrap();
+    let store = IndexedDbStore::over(db.clone(), OBJECT_STORE).unwrap();
     held(store.apply("inbox", ask()).await.unwrap());
     db.clone().close();
     let answer = store.apply("inbox", ask()).await;
@@ -363,7 +397,102 @@ pub async fn leases_end_with_the_applications_connection(place: Indexed) {
     let bare = foreign(&Indexed([&place.0, "bare"].concat()), Some(1), &["notes"]).await;
     close_connection(&bare);
     let bare = Database::open([&place.0, "bare"].concat()).await.unwrap();
-    let refused = IndexedDbStore::over(bare.clone()).err().unwrap();
+    let refused = IndexedDbStore::over(bare.clone(), OBJECT_STORE)
+        .err()
+        .unwrap();
     assert!(matches!(refused, IndexedDbError::Foreign), "{refused:?}");
     bare.close();
+}
+
+/// Three kinds of stores that an application may have under that name: none is touched.
+pub async fn another_store_of_that_name_is_refused(place: Indexed) {
+    for (n, options) in [r#"{"keyPath":"id"}"#, r#"{"autoIncrement":true}"#]
+        .iter()
+        .enumerate()
+    {
+        let name = [&place.0, &n.to_string()[..]].concat();
+        close_connection(&done(open_keyed(&name, OBJECT_STORE, options)).await);
+        let answer = IndexedDbStore::new(&name).apply("inbox", ask()).await;
+        assert!(matches!(answer, Err(IndexedDbError::Foreign)), "{answer:?}");
+        let db = Database::open(&*name).await.unwrap();
+        let refused = IndexedDbStore::over(db.clone(), OBJECT_STORE)
+            .err()
+            .unwrap();
+        assert!(
+            matches!(refused, IndexedDbError::NotLeases(_)),
+            "{refused:?}"
+        );
+        db.close();
+    }
+    let name = [&place.0, "keys outside"].concat();
+    let opening = Database::open(&*name)
+        .with_version(1u32)
+        .with_on_upgrade_needed(|_, db| {
+            db.create_object_store(OBJECT_STORE).build()?;
+            let refused = add_lease_store(&db, OBJECT_STORE).unwrap_err();
+            assert!(matches!(refused, IndexedDbError::NotLeases(of) if of == OBJECT_STORE));
+            add_lease_store(&db, "my leases").unwrap();
+            Ok(())
+        });
+    let db = opening.await.unwrap();
+    let names: Vec<_> = db.object_store_names().collect();
+    assert_eq!(names, [OBJECT_STORE, "my leases"]);
+    let refused = IndexedDbStore::over(db.clone(), OBJECT_STORE)
+        .err()
+        .unwrap();
+    assert!(
+        matches!(refused, IndexedDbError::NotLeases(_)),
+        "{refused:?}"
+    );
+    let store = IndexedDbStore::over(db.clone(), "my leases").unwrap();
+    held(store.apply("inbox", ask()).await.unwrap());
+    db.clone().close();
+    let closed = IndexedDbStore::over(db, "my leases").err().unwrap();
+    assert!(matches!(closed, IndexedDbError::Closed), "{closed:?}");
+}
+
+/// As an older version of this package made it.
+pub async fn a_store_without_the_mark_is_judged_by_its_content(place: Indexed) {
+    let db = foreign(&place, Some(1), &[OBJECT_STORE]).await;
+    held(place.open().apply("inbox", ask()).await.unwrap());
+    held(place.open().apply("inbox", ask()).await.unwrap());
+    let strange = JsValue::from("an application's");
+    done(write(&db, OBJECT_STORE, "row", strange.clone())).await;
+    let answer = place.open().apply("inbox", ask()).await;
+    assert!(matches!(answer, Err(IndexedDbError::Foreign)), "{answer:?}");
+    assert_eq!(done(read(&db, OBJECT_STORE, "row")).await, strange);
+    close_connection(&db);
+}
+
+pub async fn a_store_of_another_name(place: Indexed) {
+    let store = IndexedDbStore::within(&place.0, "my leases");
+    held(store.apply("inbox", ask()).await.unwrap());
+    let db = foreign(&place, None, &[]).await;
+    assert!(done(read(&db, "my leases", "inbox")).await.is_object());
+    close_connection(&db);
+    let answer = place.open().apply("inbox", ask()).await;
+    assert!(matches!(answer, Err(IndexedDbError::Foreign)), "{answer:?}");
+}
+
+/// The browser closes the connection; the database is the same, and then another.
+pub async fn another_database_in_its_place_ends_the_leases(place: Indexed) {
+    // It renews seldom, so that nothing but the closing tells.
+    let config = tab_lease::Config {
+        lease_ms: 60_000,
+        heartbeat_ms: 50_000,
+        idle_lease_ms: 60_000,
+        hidden_lease_ms: 60_000,
+        ..tab_lease::Config::default()
+    };
+    let lock = CrossProcessStoreLock::with_config(place.open(), "inbox", "one", config).unwrap();
+    let guard = lock.spin_lock(None).await.unwrap();
+    done(visit(&place.0, OBJECT_STORE, false)).await;
+    close_by_force(&place.0);
+    let other = CrossProcessStoreLock::new(place.open(), "inbox", "two");
+    assert!(other.try_lock_once().await.unwrap().is_none());
+    assert!(guard.is_held());
+    done(visit(&place.0, OBJECT_STORE, true)).await;
+    close_by_force(&place.0);
+    let lost = guard.lost().await;
+    assert_eq!(lost.reason, tab_lease::LossReason::StoreClosed);
 }

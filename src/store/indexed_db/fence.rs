@@ -19,7 +19,9 @@ use web_sys::{
     DomException, Event, IdbObjectStore, IdbRequest, IdbTransaction, IdbTransactionMode,
 };
 
-use super::{Cause, IndexedDbError, IndexedDbStore, OBJECT_STORE, decode};
+#[cfg(doc)]
+use super::OBJECT_STORE;
+use super::{Cause, IndexedDbError, IndexedDbStore, decode};
 use crate::CrossProcessStoreLockGuard;
 use crate::error::LeaseLost;
 use crate::fence::Fencing;
@@ -53,7 +55,8 @@ type Settle = Box<dyn FnOnce(Checked)>;
 impl CrossProcessStoreLockGuard {
     /// Fences a readwrite transaction: unless this lease is current at the time when the transaction runs,
     /// it is aborted, with all that was and will be asked of it. Its scope must include the lease store
-    /// ([`OBJECT_STORE`]) of the database that the lease is in: see [`IndexedDbStore::over`].
+    /// ([`OBJECT_STORE`], or the name that was given) of the database that the lease is in: see
+    /// [`IndexedDbStore::over`].
     ///
     /// The check is made by a request of its own. Whoever asks for more behind it need not wait for it;
     /// the future says what came of it, and may be dropped.
@@ -133,15 +136,15 @@ pub(crate) fn fence(
     settle: Settle,
 ) -> Checked {
     let fencing = guard.begin_fence()?;
-    let database = fencing
-        .store::<IndexedDbStore>()
-        .map(|store| &*store.shared.database);
-    if database != Some(&*tx.db().name()) {
-        return Err(FenceError::Unfit(
-            "it is of another database than the leases",
-        ));
+    let other = FenceError::Unfit("it is of another database than the leases");
+    let Some(store) = fencing.store::<IndexedDbStore>() else {
+        return Err(other);
+    };
+    if store.shared.database != tx.db().name() {
+        return Err(other);
     }
-    if !tx.object_store_names().contains(OBJECT_STORE) {
+    let object_store = store.shared.object_store.clone();
+    if !tx.object_store_names().contains(&object_store) {
         return Err(FenceError::Unfit("the lease store is not in its scope"));
     }
     let writes = tx
@@ -150,7 +153,7 @@ pub(crate) fn fence(
     if !writes && access == Access::Write {
         return Err(FenceError::Unfit("it is not a readwrite transaction"));
     }
-    let request = tx.object_store(OBJECT_STORE).and_then(|store| {
+    let request = tx.object_store(&object_store).and_then(|store| {
         let request = store.get(&fencing.key().into())?;
         Ok((store, request))
     });

@@ -1,0 +1,71 @@
+// Stands between the page and the wasm: every call of the wasm's functions, the browser's included, comes
+// through here.
+import { storeError } from "./errors.js";
+
+/** Who is to be told, once, that the wasm has failed: what waits for an answer, and what is held. */
+export const whenBroken = new Set();
+
+let failure;
+let inside = 0;
+let first = () => {};
+
+/** The error that every call gets once the wasm has failed; nothing before. */
+export const broken = () => failure && storeError("STORE_BROKEN", failure.cause);
+
+/** What is done first whenever the browser calls: our own files do it when the page calls them. */
+export const onEntry = (look) => (first = look);
+
+/**
+ * Runs something that asks the wasm, unless the wasm has failed, or is running: then the page is called
+ * from its midst, and must not make it listen.
+ */
+export function whileOutside(run) {
+  if (inside || failure) return undefined;
+  inside++;
+  try {
+    return run();
+  } finally {
+    inside--;
+  }
+}
+
+/**
+ * An exception has left the wasm: a trap, or what a browser's function threw. What was being done there was
+ * left half-done, so nothing that it says can be relied on any more.
+ */
+function fail(cause) {
+  if (failure) return;
+  failure = { cause };
+  for (const tell of [...whenBroken]) tell();
+}
+
+const guard = (run, called) => (...args) => {
+  try {
+    if (called && !inside) first();
+    // The glue takes results apart: this is nothing, taken apart or not.
+    if (failure) return [];
+    inside++;
+    try {
+      return run(...args);
+    } finally {
+      inside--;
+    }
+  } catch (cause) {
+    fail(cause);
+    throw cause;
+  }
+};
+
+/** Functions of the wasm that only read or keep books: they cannot fail, and are called often. */
+const PLAIN = /^(cuts|rawlease_left|__wbg_get_.*|__wbindgen_(malloc|realloc|free)|__externref.*)$/;
+/** What the browser calls: timers, promises, events. */
+const CALLED = /invoke/;
+
+/** The exports of the wasm, guarded. The built glue calls this (see scripts/shrink.mjs). */
+export const guarded = (exports) =>
+  Object.fromEntries(
+    Object.entries(exports).map(([name, value]) => {
+      const plain = typeof value !== "function" || PLAIN.test(name);
+      return [name, plain ? value : guard(value, CALLED.test(name))];
+    }),
+  );

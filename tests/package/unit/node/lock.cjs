@@ -1,0 +1,2 @@
+require("fake-indexeddb/auto");
+require("../scenario.cjs")(require("tab-lease")).then(console.log);

@@ -180,8 +180,8 @@ impl Lease {
 
     /// A new guard. Only for a call that the contender has counted.
     pub(crate) fn guard(self: &Arc<Self>, dirty: bool) -> CrossProcessStoreLockGuard {
-        self.guards.fetch_add(1, Ordering::AcqRel);
-        if self.standing() == Standing::Lingers {
+        if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
+            // Whoever waits for the release of an earlier guard need not wait any longer.
             self.enter(Standing::Held);
         }
         let lease = Arc::clone(self);

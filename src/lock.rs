@@ -6,7 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::config::Config;
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+use crate::contender::CallId;
 use crate::contender::{Event, Patience};
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+use crate::driver::Settled;
 use crate::driver::{Acquiring, Driver, Surroundings};
 use crate::error::{ConfigError, LockError};
 use crate::guard::{CrossProcessStoreLockGuard, ObjectId};
@@ -93,7 +97,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
 
     fn remembering(store: S, key: String, holder: String, config: Config) -> Self {
         let past = past_of(&key, &holder);
-        let driver = Driver::new(Arc::new(store), tab_id(&holder), Surroundings::default());
+        let driver = driver(Arc::new(store), &holder, Surroundings::default());
         Self::over(driver, key, holder, config, past)
     }
 
@@ -128,7 +132,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         } = &*self.0;
         let mut around = driver.around.clone();
         change(&mut around);
-        let driver = Driver::new(Arc::clone(&driver.store), tab_id(holder), around);
+        let driver = self::driver(Arc::clone(&driver.store), holder, around);
         Self::over(
             driver,
             key.clone(),
@@ -282,6 +286,33 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     fn call(&self, patience: Patience) -> Acquiring<S> {
         Acquiring::new(&self.0.driver, self.0.object, patience)
     }
+}
+
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+impl<S: BackingStore> CrossProcessStoreLock<S> {
+    /// As [`CrossProcessStoreLock::acquire`], by a callback; it names the call.
+    pub(crate) fn call_back(
+        &self,
+        timeout: Option<Duration>,
+        tell: impl FnOnce(Settled<S::Error>) + 'static,
+    ) -> CallId {
+        let patience = self.patience(timeout);
+        self.0.driver.call(self.0.object, patience, tell)
+    }
+
+    /// That call is over, and told nothing any more.
+    pub(crate) fn hang_up(&self, call: CallId) {
+        self.0.driver.hang_up(self.0.object, call);
+    }
+}
+
+/// The driver of all locks of a tab that have one store.
+pub(crate) fn driver<S: BackingStore>(
+    store: Arc<S>,
+    holder: &str,
+    around: Surroundings,
+) -> Arc<Driver<S>> {
+    Driver::new(store, tab_id(holder), around)
 }
 
 /// A poisoned mutex of this crate protects nothing that a panic can have left half-done.

@@ -70,8 +70,10 @@ impl Contender {
             }
             Timer::Linger => keeping?.lingers_until(),
             Timer::Look => calls.filter_map(Call::looks_at).min(),
-            Timer::Pass if self.suspended => None,
-            Timer::Pass => self.passing.as_ref()?.next,
+            Timer::Pass => {
+                let passing = self.passing.as_ref()?;
+                (passing.sent.is_none() && !self.suspended).then_some(passing.next)
+            }
             Timer::Reply => calls.filter_map(Call::waits_for_reply_until).min(),
             Timer::Beacon => match self.beacon {
                 Beacon::AwaitedUntil(until) => Some(until),

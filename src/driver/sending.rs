@@ -35,7 +35,7 @@ impl<S: BackingStore> Driver<S> {
     /// Keeps a command until all that is due has been decided.
     pub(super) fn collect(&self, object: ObjectId, id: SendId, command: Command) {
         if let Some(key) = self.key_of(object) {
-            let key = key.to_string();
+            let key = (*key).to_owned();
             self.core().outbox.push(Parcel {
                 object,
                 id,
@@ -63,9 +63,8 @@ impl<S: BackingStore> Driver<S> {
             let answers = if let [parcel] = &*batch {
                 vec![this.store.apply(&parcel.key, parcel.command.clone()).await]
             } else {
-                let commands = batch
-                    .iter()
-                    .map(|parcel| (parcel.key.clone(), parcel.command.clone()));
+                let commands = batch.iter();
+                let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
                 this.store.apply_all(commands.collect()).await
             };
             this.answered(batch, answers);
@@ -73,20 +72,33 @@ impl<S: BackingStore> Driver<S> {
     }
 
     fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Outcome, S::Error>>) {
-        let mut events = Vec::with_capacity(batch.len());
+        for (parcel, answer) in batch.iter().zip(&answers) {
+            trace(parcel, answer);
+        }
+        let mut core = self.core();
         for (parcel, answer) in batch.into_iter().zip(answers) {
-            trace(&parcel, &answer);
-            let Parcel { object, id, .. } = parcel;
+            let Parcel {
+                object,
+                id,
+                command,
+                ..
+            } = parcel;
             let answer = match answer {
                 Ok(outcome) => Some(outcome),
                 Err(error) => {
-                    self.core().failed.push(Failure { object, id, error });
+                    core.failed.push(Failure { object, id, error });
                     None
                 }
             };
-            events.push((object, Event::Answer { id, answer }));
+            let event = Event::Answer {
+                id,
+                command,
+                answer,
+            };
+            core.events.push((object, event));
         }
-        self.enter(events);
+        drop(core);
+        self.run();
     }
 }
 

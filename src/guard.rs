@@ -72,11 +72,14 @@ struct Stand {
     next_waiter: u64,
 }
 
+/// Answers whether it has heard what it waits for.
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+type Hears = dyn FnMut(&Lease, Standing) -> bool;
+
 enum Waiter {
     Wakes(Waker),
-    /// Answers whether it has heard what it waits for.
     #[cfg(all(target_arch = "wasm32", feature = "npm"))]
-    Hears(Box<dyn FnMut(&Lease, Standing) -> bool>),
+    Hears(Box<Hears>),
 }
 
 impl Waiter {

@@ -45,13 +45,20 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Sends what was collected: in one step, if the store has such, else side by side.
+    /// Sends what was collected: together, if the store has a step for that, else side by side. Renewals go
+    /// by themselves: in a transaction of nothing else they need not wait for what is read.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
-        if batch.len() > 1 && self.store.batches() {
-            return self.send_together(batch);
+        if batch.len() == 1 || !self.store.batches() {
+            return batch
+                .into_iter()
+                .for_each(|parcel| self.send_together(vec![parcel]));
         }
-        for parcel in batch {
-            self.send_together(vec![parcel]);
+        let renews = |parcel: &Parcel| matches!(parcel.command, Command::Renew { .. });
+        let (renewals, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(renews);
+        for batch in [renewals, others] {
+            if !batch.is_empty() {
+                self.send_together(batch);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ mod sending;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 pub(crate) use calls::Acquiring;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
@@ -31,7 +31,7 @@ use crate::lifecycle::{Lifecycle, Live};
 use crate::liveness::Liveness;
 use crate::message::Message;
 use crate::participant::{Now, Past};
-use crate::platform::{self, Clock, Job, Spawner};
+use crate::platform::{self, Clock, Job, Mutex, MutexGuard, Spawner};
 use crate::rules::Fence;
 use crate::store::BackingStore;
 use crate::wake::{Listen, Wake};
@@ -66,8 +66,9 @@ struct Core<E> {
     events: Vec<(ObjectId, Event)>,
     /// How many of the events have been handled.
     handled: usize,
-    /// The last one comes first.
     actions: Vec<(ObjectId, Action)>,
+    /// How many of the actions have been performed.
+    performed: usize,
     /// Commands that leave together, when nothing else is left to do.
     outbox: Vec<Parcel>,
     /// How commands failed, until those who sent them are told.
@@ -125,6 +126,7 @@ impl<S: BackingStore> Driver<S> {
                 events: Vec::new(),
                 handled: 0,
                 actions: Vec::new(),
+                performed: 0,
                 outbox: Vec::new(),
                 failed: Vec::new(),
                 at_it: false,
@@ -224,7 +226,7 @@ impl<S: BackingStore> Driver<S> {
     fn next(&self) -> Step {
         let core = &mut *self.core();
         loop {
-            if let Some((object, action)) = core.actions.pop() {
+            if let Some((object, action)) = core.next_action() {
                 return Step::Perform(object, action);
             }
             let now = self.clock.now();
@@ -270,7 +272,7 @@ impl<S: BackingStore> Driver<S> {
         let mut actions = Vec::new();
         decide(
             &mut object.contender,
-            &mut lock(&object.past),
+            &mut object.past.lock(),
             at,
             &mut actions,
         );
@@ -278,9 +280,9 @@ impl<S: BackingStore> Driver<S> {
         if actions.iter().any(sending::is_take) {
             core.fresh_epoch = platform::random();
         }
-        // Behind those that are still to be performed.
-        let actions = actions.into_iter().rev().map(|action| (id, action));
-        core.actions.splice(0..0, actions);
+        for action in actions {
+            core.actions.push((id, action));
+        }
     }
 
     fn perform(&self, object: ObjectId, action: Action) {
@@ -494,7 +496,7 @@ impl<S: BackingStore> Driver<S> {
     }
 
     fn core(&self) -> MutexGuard<'_, Core<S::Error>> {
-        lock(&self.core)
+        self.core.lock()
     }
 }
 
@@ -503,6 +505,16 @@ impl<E> Core<E> {
         self.objects
             .binary_search_by_key(&object, |object| object.id)
             .ok()
+    }
+
+    fn next_action(&mut self) -> Option<(ObjectId, Action)> {
+        if let Some((object, action)) = self.actions.get_mut(self.performed) {
+            self.performed += 1;
+            return Some((*object, std::mem::replace(action, Action::Watch(None))));
+        }
+        self.actions.clear();
+        self.performed = 0;
+        None
     }
 
     fn next_event(&mut self, now: Now) -> Option<(ObjectId, Event)> {
@@ -593,9 +605,4 @@ impl<S: BackingStore> Live for Driver<S> {
     fn suspended(&self, suspended: bool) {
         self.tell_all(None, &|| Event::Suspended(suspended));
     }
-}
-
-/// A poisoned mutex of this crate protects nothing that a panic can have left half-done.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,13 +4,13 @@
 use std::any::Any;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::contender::{Event, LeaseId};
 use crate::error::{LeaseLost, LossReason};
-use crate::platform::{Clock, MaybeSend, MaybeSync};
+use crate::platform::{Clock, MaybeSend, MaybeSync, Mutex, MutexGuard};
 use crate::rules::Fence;
 
 /// Which lock object of its driver's.
@@ -150,7 +150,7 @@ impl Lease {
     }
 
     fn stand(&self) -> MutexGuard<'_, Stand> {
-        self.stand.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stand.lock()
     }
 
     pub(crate) fn standing(&self) -> Standing {

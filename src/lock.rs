@@ -2,7 +2,7 @@
 //! [contender](crate::contender) and performed by the [driver](crate::driver).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::Config;
@@ -17,7 +17,7 @@ use crate::guard::{CrossProcessStoreLockGuard, ObjectId};
 use crate::lifecycle::Lifecycle;
 use crate::liveness::Liveness;
 use crate::participant::Past;
-use crate::platform;
+use crate::platform::{self, Mutex};
 use crate::store::BackingStore;
 use crate::wake::Wake;
 
@@ -315,11 +315,6 @@ pub(crate) fn driver<S: BackingStore>(
     Driver::new(store, tab_id(holder), around)
 }
 
-/// A poisoned mutex of this crate protects nothing that a panic can have left half-done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Who this process is in a record: the holder's name, told apart from every other process (or
 /// tab) that uses the same one.
 fn tab_id(holder: &str) -> String {
@@ -331,7 +326,7 @@ fn tab_id(holder: &str) -> String {
 fn past_of(key: &str, holder: &str) -> Arc<Mutex<Past>> {
     type Pasts = Mutex<HashMap<(String, String), Arc<Mutex<Past>>>>;
     static PASTS: OnceLock<Pasts> = OnceLock::new();
-    let mut pasts = lock(PASTS.get_or_init(Pasts::default));
+    let mut pasts = PASTS.get_or_init(Pasts::default).lock();
     let name = (key.to_owned(), holder.to_owned());
     Arc::clone(pasts.entry(name).or_default())
 }

@@ -256,6 +256,7 @@ impl Context<'_> {
         self.at.now
     }
 
+    #[inline(never)]
     fn act(&mut self, action: Action) {
         self.out.push(action);
     }

@@ -589,13 +589,12 @@ impl BackingStore for IndexedDbStore {
         batch: Vec<(String, Command)>,
     ) -> Vec<Result<Outcome, IndexedDbError>> {
         let renews = |(_, command): &(String, Command)| matches!(command, Command::Renew { len, .. } if *len > 0);
-        let answers = if batch.iter().all(renews) {
-            self.bounded(async |db| self.shared.renew(db, &batch).await)
-                .await
-        } else {
-            self.bounded(async |db| self.shared.transact(db, &batch).await)
-                .await
-        };
+        let renewals = batch.iter().all(renews);
+        let answers = self.bounded(async |db| match renewals {
+            true => self.shared.renew(db, &batch).await,
+            false => self.shared.transact(db, &batch).await,
+        });
+        let answers = answers.await;
         answers.unwrap_or_else(|error| vec![Err(error); batch.len()])
     }
 

@@ -11,12 +11,12 @@ use crate::participant::Now;
 pub enum Timer {
     /// The lease is not good any more. Before all else, also before what has been heard by then.
     Expiry,
+    /// A lease without guards has stayed for long enough. Before it would be renewed.
+    Linger,
     /// The next renewal, or the retry of one that failed.
     Beat,
     /// A fenced transaction holds the store up: the next renewal behind it.
     BeatBehind,
-    /// A lease without guards has stayed for long enough.
-    Linger,
     /// A call that rests asks the store again, or one that is held back has been patient for long enough.
     Look,
     /// A lease that was handed on by a message, and not claimed yet as far as is known, is written down.
@@ -33,9 +33,9 @@ impl Timer {
     /// All there are.
     pub const ALL: [Self; 9] = [
         Self::Expiry,
+        Self::Linger,
         Self::Beat,
         Self::BeatBehind,
-        Self::Linger,
         Self::Look,
         Self::Pass,
         Self::Reply,

@@ -553,7 +553,7 @@ fn a_renewal_that_fails_is_tried_again_a_beat_after_it_was_sent() {
 fn beats_of_several_locks_may_go_together() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), None);
     tab.hold(&mut record);
-    tab.pass_time(37);
+    tab.pass_time(18);
     assert!(!tab.contender.may_beat(tab.now));
     tab.pass_time(1);
     assert!(tab.contender.may_beat(tab.now));

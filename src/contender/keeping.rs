@@ -22,7 +22,7 @@ use crate::rules::{Command, Fence, Outcome};
 const PASS_AFTER_MS: u64 = 10;
 
 /// How often a lease that is longer than usual is renewed within its length.
-const LONG_BEATS: u32 = 3;
+pub(super) const LONG_BEATS: u32 = 3;
 
 /// A lease that is held here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Contender;
 use super::calls::{Beacon, Call};
+use super::keeping::LONG_BEATS;
 use crate::participant::Now;
 
 /// What a lock object waits for the clock for.
@@ -89,11 +90,17 @@ impl Contender {
         self.due_at(Timer::Expiry).is_some_and(|until| until <= now)
     }
 
-    /// Whether a renewal may as well be sent now, with those of other locks: a quarter of its pause early.
+    /// Whether a renewal may as well be sent now, with those of other locks. More than half of a beat early, so
+    /// that of two groups one always joins the other; but a lease that is renewed seldom is not much less so
+    /// because others are busy.
     #[must_use]
     pub fn may_beat(&self, now: Now) -> bool {
-        let early = |beat: Now| beat.saturating_sub(self.heartbeat() / 4) <= now;
-        self.due_at(Timer::Beat).is_some_and(early)
+        let early = match self.participant.long() {
+            None => self.heartbeat() * 5 / 8,
+            Some(long) => long / LONG_BEATS / 4,
+        };
+        let due = self.due_at(Timer::Beat);
+        due.is_some_and(|beat| beat.saturating_sub(early) <= now)
     }
 
     /// How soon the next renewal follows one that waits behind a fenced transaction.

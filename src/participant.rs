@@ -780,10 +780,9 @@ impl Participant {
         } else {
             len
         };
-        if len < holding.len {
-            holding.until = holding.until.min(now + millis(len));
-            self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
-        }
+        // A lease that was longer, also one that was granted as it was asked for long ago, is not any more.
+        holding.until = holding.until.min(now + millis(len));
+        self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
         holding.len = len;
         if held_up {
             self.sent_until = Some(now + millis(len));

@@ -84,7 +84,10 @@ enum Waiter {
 
 impl Waiter {
     /// Answers whether it need not be told again.
-    #[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables))]
+    #[cfg_attr(
+        not(feature = "npm"),
+        allow(unused_variables, reason = "only the npm surface listens")
+    )]
     fn tell(&mut self, lease: &Lease, standing: Standing) -> bool {
         match self {
             Self::Wakes(waker) => {

@@ -17,7 +17,6 @@ const fn ms(ms: u64) -> Duration {
 
 /// A tab: its lock object, and the record that it shares with others.
 struct Tab {
-    name: &'static str,
     contender: Contender,
     past: Past,
     now: Now,
@@ -45,7 +44,6 @@ const SHINING: Around = Around {
 impl Tab {
     fn new(name: &'static str, around: Around) -> Self {
         Self {
-            name,
             contender: Contender::new(name.to_owned(), &Config::default(), around, ms(2)),
             past: Past::default(),
             now: ms(1000),
@@ -752,7 +750,7 @@ fn a_new_call_is_held_back_while_another_tab_waits_but_not_a_try() {
 
 #[test]
 fn a_call_that_was_held_back_for_long_enough_shares() {
-    let (mut one, _, ..) = handing_over();
+    let (mut one, ..) = handing_over();
     let (call, _) = one.acquire();
     one.pass_time(250);
     let actions = one.fire(Timer::Look);

@@ -193,7 +193,8 @@ fn whoever_carries_messages_may_drop_guards_and_call_meanwhile() {
             });
             let lock = world.lock("one").woken_by(&wake);
             let apart = lock.apart();
-            held.lock().unwrap().push(lock.acquire(None).await.unwrap());
+            let guard = lock.acquire(None).await.unwrap();
+            held.lock().unwrap().push(guard);
             // It says that it waits: by that the guard is dropped.
             let next = timeout(ms(1000), apart.acquire(None)).await;
             assert!(next.expect("it was released").unwrap().is_held());
@@ -224,7 +225,8 @@ fn whoever_watches_beacons_may_drop_guards_meanwhile() {
             let beacon = Liveness::by(Meddler(Arc::clone(&held)));
             let lock = world.lock("one").watching(&beacon);
             let other = world.lock("two").watching(&beacon);
-            held.lock().unwrap().push(lock.acquire(None).await.unwrap());
+            let guard = lock.acquire(None).await.unwrap();
+            held.lock().unwrap().push(guard);
             let next = timeout(ms(2000), other.acquire(None)).await;
             assert!(next.expect("it was released").unwrap().is_held());
         });

@@ -522,6 +522,33 @@ fn from_the_second_look_on_the_beacon_of_who_is_before_is_watched_and_its_end_is
     lease_of(&actions);
 }
 
+#[test]
+fn a_try_asks_again_only_if_nobody_who_may_live_is_before_it() {
+    for queued in [false, true] {
+        let mut record = None;
+        let mut other = Tab::new("other", SHINING);
+        other.lit = true;
+        other.hold(&mut record);
+        if queued {
+            let mut next = Tab::new("next", SHINING);
+            next.lit = true;
+            next.wait(&mut record);
+        }
+        let mut tab = Tab::new("a", SHINING);
+        tab.lit = true;
+        let (call, actions) = tab.call(Patience::Try);
+        let actions = tab.answer(&mut record, only_send(&actions));
+        assert_eq!(actions, [Action::Watch(Some("other".to_owned()))]);
+        let actions = tab.feed(Event::Died("other".to_owned()));
+        if queued {
+            assert_eq!(settled(&actions), [(call, End::Busy)]);
+        } else {
+            let actions = tab.answer(&mut record, only_send(&actions));
+            lease_of(&actions);
+        }
+    }
+}
+
 // ---- Keeping ----------------------------------------------------------------------------------
 
 #[test]
@@ -904,6 +931,25 @@ fn a_suspended_tab_sends_nothing_and_goes_on_where_it_can() {
     assert!(actions.is_empty(), "{actions:?}");
     let take = take(&tab.feed(Event::Suspended(false)));
     assert_eq!(take.ended.len(), 1, "by another request");
+}
+
+/// It may not be able to answer.
+#[test]
+fn a_suspended_tab_hears_nothing() {
+    let (mut one, lease, _, _, record) = handing_over();
+    let wants = try_of(&one, &record);
+    one.feed(Event::GuardDropped(lease));
+    one.feed(Event::Suspended(true));
+    one.feed(Event::Heard(wants));
+    let mut actions = one.feed(Event::Suspended(false));
+    actions.extend(one.wait_for(Timer::Pass, 10));
+    let mut record = record;
+    actions.extend(one.answer(&mut record, only_send(&actions)));
+    assert!(
+        !posts(&actions)
+            .iter()
+            .any(|said| matches!(said, Message::Reply { .. }))
+    );
 }
 
 #[test]

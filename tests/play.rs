@@ -15,7 +15,7 @@ use tab_lease::contender::{
 };
 use tab_lease::message::Message;
 use tab_lease::participant::{Now, Past};
-use tab_lease::rules::{self, Command, Fence, Outcome, Record};
+use tab_lease::rules::{self, Command, Outcome, Record};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -33,7 +33,6 @@ struct Tab {
     steps_aside: Vec<LeaseId>,
     waiting: HashSet<CallId>,
     guards: Vec<LeaseId>,
-    fences: Vec<Fence>,
     tokens: HashMap<LeaseId, u64>,
     /// Leases of which nothing may be heard any more.
     over: HashSet<LeaseId>,
@@ -73,7 +72,6 @@ impl Play {
                 steps_aside: Vec::new(),
                 waiting: HashSet::new(),
                 guards: Vec::new(),
-                fences: Vec::new(),
                 tokens: HashMap::new(),
                 over: HashSet::new(),
             }

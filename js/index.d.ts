@@ -259,6 +259,10 @@ export interface Locks<Transaction = IDBTransaction> {
 /**
  * Waits until this tab holds the lock.
  *
+ * Calls of one tab share the lock. While another tab waits for it, a new call is held back until the lock has
+ * been there; for 250 ms at first, and twice as long whenever that has run out while the same tab waits, up to
+ * 32 000 ms. Code under the lock that takes it again passes `within`, and is not held back.
+ *
  * @param name any string but the empty one.
  * @throws {TimeoutError} the `timeout` is over.
  * @throws {StoreError} IndexedDB failed.
@@ -270,13 +274,14 @@ export interface Locks<Transaction = IDBTransaction> {
 export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
 
 /**
- * Takes the lock if it is free, or held by this tab already. Never waits for another holder. In a page that
- * is prerendered, and that nobody has opened yet, the answer is `null`.
+ * Takes the lock if it is free, or held by this tab already and wanted by no other. Never waits for another
+ * holder. In a page that is prerendered, and that nobody has opened yet, the answer is `null`.
  *
- * The lock of a tab that crashed is taken over at once where there are Web Locks. Else its lease counts
- * as held until it was seen to stand still for its whole length, so try again after that.
+ * The lock of a tab that crashed is taken over at once where there are Web Locks, if this tab has met that tab
+ * while it lived. Else its lease counts as held until it was seen to stand still for its whole length, so try
+ * again after that.
  *
- * @returns the lease, or `null` if somebody else holds it.
+ * @returns the lease, or `null` if another tab holds it, or waits for it.
  * @throws as {@link acquire}, without the timeout.
  * @example
  * const lease = await tryAcquire("sync");

@@ -17,6 +17,8 @@ use browser as sys;
 use native as sys;
 
 #[cfg(target_arch = "wasm32")]
+pub(crate) use sys::promised;
+#[cfg(target_arch = "wasm32")]
 pub use sys::step_back;
 pub use sys::{
     BoxFuture, Clock, Job, MaybeSend, MaybeSync, Mutex, MutexGuard, Spawner, Timer, alarm, behind,

@@ -10,7 +10,7 @@ use web_sys::AbortController;
 
 use super::{Beacon, Liveness};
 use crate::evidence::{Evidence, Manager, Word};
-use crate::platform::{self, BoxFuture, Spawner};
+use crate::platform::{self, BoxFuture, Spawner, promised};
 use crate::sync::Notify;
 
 /// In front of the name of every beacon.
@@ -48,12 +48,12 @@ impl LockManager {
         let over = self
             .request
             .call3(&self.locks, &name.into(), options, granted);
-        Some(Promise::resolve(&over.ok()?).into())
+        Some(promised(over.ok()?).into())
     }
 
     /// What is held, by whomever.
     async fn held(&self) -> Option<Array> {
-        let snapshot = Promise::resolve(&self.query.call0(&self.locks).ok()?);
+        let snapshot = promised(self.query.call0(&self.locks).ok()?);
         let snapshot = JsFuture::from(snapshot).await.ok()?;
         Reflect::get(&snapshot, &"held".into())
             .ok()?

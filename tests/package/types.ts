@@ -45,7 +45,7 @@ export async function uses() {
     if (error instanceof LeaseLostError) error.token.toFixed();
     if (error instanceof TimeoutError) is<Equal<typeof error.code, "TIMEOUT">>();
     if (error instanceof LeaseLostError && error.code === "LEASE_BROKEN") throw error.cause;
-    if (error instanceof StoreError && error.code === "STORE_BROKEN") location.reload();
+    if (error instanceof StoreError && error.code === "STORE_BROKEN") throw error.cause;
     if (error instanceof StoreError && error.code === "STORE_BLOCKED") throw error.cause;
   }
   await acquire("a", { timeout: Infinity, within: lease });

@@ -19,6 +19,7 @@
 //! what must hold, whatever has happened: a lease that nobody uses and somebody wants is given up, a call
 //! that may share the lease shares it, a request without callers ends, whoever asks has a take on its way.
 
+mod alike;
 mod calls;
 mod keeping;
 mod timers;
@@ -204,7 +205,7 @@ pub enum End {
 }
 
 /// A command on its way.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Sent {
     id: SendId,
     command: Command,
@@ -213,7 +214,7 @@ struct Sent {
 }
 
 /// One lock object. See the [module](self).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contender {
     lease_ms: u32,
     heartbeat_ms: u32,
@@ -350,6 +351,12 @@ impl Contender {
     pub fn good_until(&self) -> Option<Now> {
         self.keeping.as_ref()?;
         self.participant.good_until()
+    }
+
+    /// What it believes, for whoever looks on.
+    #[must_use]
+    pub fn participant(&self) -> &Participant {
+        &self.participant
     }
 
     /// The present lease.

@@ -780,10 +780,10 @@ impl Participant {
         } else {
             len
         };
-        if len < holding.len {
-            holding.until = holding.until.min(now + millis(len));
-            self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
-        }
+        // Observers may go by that length at once. It may be shorter than what was asked for before, or than
+        // what the giver of a lease that began by a message went by.
+        holding.until = holding.until.min(now + millis(len));
+        self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
         holding.len = len;
         if held_up {
             self.sent_until = Some(now + millis(len));

@@ -51,10 +51,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
+use tab_lease::turns::PATIENCE_MS;
 
 use mutation::Mutation;
 use properties::{
-    BY_MESSAGE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, LIVELY, DEADLINE, NO_FORBIDDEN_STEP, SOMEBODY_ELSE, SOUND,
+    BY_MESSAGE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, LIVELY, DEADLINE, NO_FORBIDDEN_STEP, SERVED, SOMEBODY_ELSE, SOUND,
 };
 use world::{Action, Budget, Kind, Locks, Waits, World};
 
@@ -76,6 +77,16 @@ const CALM: Budget = Budget {
     closings: 0,
     wall_jumps: 0,
 };
+
+/// The same, and all that tabs tell each other may be heard.
+const TELLING: Budget = Budget {
+    wants: 2,
+    tells: 2,
+    ..CALM
+};
+
+const FOR_EVER: Waits = Waits::ForEver;
+const TRIES: Waits = Waits::Not;
 
 // ---- Worlds -----------------------------------------------------------------------------------
 
@@ -152,6 +163,13 @@ fn kind(tab: usize, len: u32) -> Kind {
     }
 }
 
+impl Kind {
+    fn queues(&self) -> bool {
+        let queues = |waits: &Waits| matches!(waits, Waits::ForEver | Waits::For(_));
+        self.tab > 0 && self.calls.iter().any(queues)
+    }
+}
+
 impl World {
     fn lens(mut self, lens: &[u32]) -> Self {
         for (kind, len) in self.kinds.iter_mut().zip(lens) {
@@ -200,6 +218,59 @@ impl World {
             kind.idle = idle;
         }
         self
+    }
+
+    /// The calls of the first lock object, and those of the others.
+    fn calls(mut self, first: &[Waits], others: &[Waits]) -> Self {
+        for (i, kind) in self.kinds.iter_mut().enumerate() {
+            kind.calls = if i == 0 { first } else { others }.to_vec();
+        }
+        self
+    }
+
+    /// So many calls of a lock object may wait or hold at once.
+    fn at_once(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
+    }
+
+    fn lingering(self) -> Self {
+        Self {
+            lingers: true,
+            ..self
+        }
+    }
+
+    fn slow_callers(self) -> Self {
+        Self {
+            slow_callers: true,
+            ..self
+        }
+    }
+
+    fn half_asleep(self) -> Self {
+        Self {
+            half_asleep: true,
+            ..self
+        }
+    }
+
+    /// A tick is half of the time for which a call is held back at first.
+    fn slow_ticks(self) -> Self {
+        let tick_ms = PATIENCE_MS / 2;
+        Self { tick_ms, ..self }
+    }
+
+    fn incomplete(self) -> Self {
+        Self {
+            complete: false,
+            ..self
+        }
+    }
+
+    /// Whether a try may be told that the lock was freed for it.
+    fn serves(&self) -> bool {
+        let tries = self.kinds.iter().any(|kind| kind.calls.contains(&Waits::Not));
+        tries && self.lingers && self.budget.tells > 0
     }
 
     fn locks(self, locks: Locks) -> Self {
@@ -270,7 +341,11 @@ fn explore(name: &str, world: World) {
             );
         }
     }
-    for shown in [SOMEBODY_ELSE, BY_MESSAGE] {
+    for shown in [SOMEBODY_ELSE, BY_MESSAGE, SERVED] {
+        let by_message = world.complete && world.kinds.iter().any(Kind::queues);
+        if shown == BY_MESSAGE && !by_message || shown == SERVED && !world.serves() {
+            continue;
+        }
         assert!(found.contains_key(shown), "{name} does not show: {shown}");
     }
 }
@@ -304,6 +379,16 @@ fn catches(mutation: Mutation, property: &'static str, world: World) {
         actions.len(),
         begun.elapsed().as_secs_f64()
     );
+}
+
+/// Explores a world in which a rule is broken: that must never happen there. ([`explore`] finds it in worlds
+/// of the same kind where no rule is.)
+fn hides(mutation: Mutation, shown: &'static str, world: World) {
+    let mutation = Some(mutation);
+    let checker = World { mutation, ..world }.checker().spawn_dfs().join();
+    let states = checker.unique_state_count();
+    println!("{mutation:?}: never \"{shown}\" in {states} states");
+    assert!(checker.discovery(shown).is_none(), "{mutation:?} is not noticed");
 }
 
 macro_rules! worlds {
@@ -383,7 +468,7 @@ worlds! {
     three_tabs_late: three(2, Budget { late: 1, ..CALM });
     three_tabs_and_a_crash: three(4, Budget { crashes: 1, ..CALM });
     three_tabs_and_a_pause: three(3, Budget { pauses: 1, ..CALM });
-    three_tabs_and_a_stop: three(3, Budget { stops: 1, ..CALM }).beacons(2);
+    three_tabs_and_a_stop: three(2, Budget { stops: 1, ..CALM }).beacons(2);
     three_tabs_that_hide: three(3, Budget { hides: 2, ..CALM }).hiding(3);
     three_tabs_and_a_failing_store: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
     three_tabs_that_hear_twice_or_not: three(3, Budget { losses: 1, repeats: 1, ..CALM });
@@ -394,6 +479,30 @@ worlds! {
     three_tabs_one_pushes: three(4, Budget { wants: 2, ..CALM }).pushy();
     twin_locks_and_a_tab: twins(4, Budget { give_ups: 1, ..CALM });
     twin_locks_and_a_tab_late: twins(2, Budget { late: 1, ..CALM });
+
+    // Of the contender.
+    two_tabs_that_linger: two(3, Budget { late: 1, ..CALM }).lingering().first_comes_again();
+    two_tabs_that_linger_and_a_pause: two(3, Budget { pauses: 1, ..CALM }).lingering().first_comes_again();
+    two_tabs_one_only_tries: two(3, TELLING).lingering().last_only_tries();
+    two_tabs_one_only_tries_late: two(2, Budget { late: 1, ..TELLING }).lingering().last_only_tries();
+    two_tabs_one_tries_and_waits: two(2, TELLING).lingering().calls(&[FOR_EVER], &[TRIES, FOR_EVER]).at_once(2);
+    three_tabs_one_tries_a_lease_that_lingers: three(2, TELLING).lingering().last_only_tries();
+    three_tabs_one_gives_up: three(3, Budget { give_ups: 1, ..TELLING });
+    two_tabs_with_deadlines: two(4, Budget { late: 1, ..CALM }).calls(&[FOR_EVER], &[Waits::For(2)]);
+    two_tabs_with_two_deadlines: two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2), Waits::For(1)]).at_once(2);
+    two_tabs_that_spin: two(4, Budget { late: 1, ..CALM }).calls(&[FOR_EVER], &[Waits::Spins(2)]);
+    two_tabs_whose_callers_are_gone: two(3, CALM).slow_callers().requests(2);
+    two_tabs_whose_callers_are_gone_late: two(2, Budget { late: 1, ..CALM }).slow_callers().first_comes_again();
+    two_tabs_that_run_on_and_a_stop: two(3, Budget { stops: 1, ..TELLING }).half_asleep();
+    two_tabs_that_run_on_and_a_late_stop: two(2, Budget { stops: 1, late: 1, ..CALM }).half_asleep();
+    two_tabs_with_two_calls: two(3, Budget { give_ups: 1, ..CALM }).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_with_two_calls_late: two(2, Budget { late: 1, ..CALM }).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_with_two_calls_and_a_failing_store:
+        two(2, Budget { failures: 1, ..CALM }).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_that_hold_back: two(4, CALM).lens(&[4, 4]).slow_ticks().calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_whose_messages_do_not_reach_all: two(3, Budget { late: 1, ..CALM }).incomplete();
+    twin_locks_and_a_stop: twins(2, Budget { stops: 1, ..CALM });
+    twin_locks_that_linger: twins(3, CALM).lingering();
 }
 
 large_worlds! {
@@ -410,6 +519,7 @@ large_worlds! {
     two_tabs_with_coarse_clocks_and_all: coarse(14, Budget { pauses: 1, late: 1, ..CALM });
     two_tabs_with_beacons_and_all: two(4, Budget { crashes: 1, failures: 1, late: 2, ..CALM }).beacons(2);
     two_tabs_with_idle_leases_and_all: two(4, Budget { pauses: 1, crashes: 1, late: 1, ..CALM }).beacons(6);
+    three_tabs_and_a_later_stop: three(3, Budget { stops: 1, ..CALM }).beacons(2);
     three_tabs_later: three(4, Budget { late: 1, ..CALM });
     three_tabs_and_a_late_crash: three(3, Budget { crashes: 1, late: 1, ..CALM });
     three_tabs_and_a_late_pause: three(3, Budget { pauses: 1, late: 1, ..CALM });
@@ -488,4 +598,30 @@ mutations! {
     queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1]).hiding(4).hidden_first().first_comes_again();
     retake_shortens: RetakeShortens breaks G1 in two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
     belief_outlives_closing: BeliefOutlivesClosing breaks G1 in two(3, Budget { closings: 1, ..CALM });
+
+    // Of the contender.
+    expiry_not_first: ExpiryNotFirst breaks NO_FORBIDDEN_STEP in two(3, CALM).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    released_unclaimed: ReleasedUnclaimed breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    pass_forgotten: PassForgotten breaks G3 in two(3, Budget { late: 1, ..CALM });
+    linger_never_ends: LingerNeverEnds breaks G3 in two(3, CALM).lingering();
+    takes_twice: TakesTwice breaks NO_FORBIDDEN_STEP in two(3, Budget { late: 1, ..CALM });
+    late_call_shares: LateCallShares breaks NO_FORBIDDEN_STEP in two(3, CALM).lens(&[4, 4]).slow_ticks().calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    suspended_tab_hears: SuspendedTabHears breaks NO_FORBIDDEN_STEP in two(3, Budget { stops: 1, ..CALM }).half_asleep();
+    loss_told_twice: LossToldTwice breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    loss_not_told: LossNotTold breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    settled_twice: SettledTwice breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    failed_renewal_not_heard: FailedRenewalNotHeard breaks LIVELY in two(3, Budget { failures: 1, ..CALM });
+    failed_take_not_heard: FailedTakeNotHeard breaks LIVELY in two(3, Budget { failures: 1, ..CALM });
+    cut_not_published: CutNotPublished breaks G1 in two(4, Budget { pauses: 1, late: 1, ..CALM }).beacons(6);
+    death_not_heard: DeathNotHeard breaks G3 in two(3, Budget { crashes: 1, ..CALM }).beacons(2);
+    claim_forgotten: ClaimForgotten breaks LIVELY in two(3, CALM);
+    resume_not_told: ResumeNotTold breaks LIVELY in two(3, Budget { stops: 1, ..CALM });
+    deadline_not_heard: DeadlineNotHeard breaks NO_FORBIDDEN_STEP in two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2)]);
+    leave_not_heard: LeaveNotHeard breaks NO_FORBIDDEN_STEP in two(3, Budget { give_ups: 1, ..CALM });
+    drop_not_heard: DropNotHeard breaks G3 in two(3, CALM);
+}
+
+#[test]
+fn tries_not_answered() {
+    hides(Mutation::TriesNotAnswered, SERVED, two(3, TELLING).lingering().last_only_tries());
 }

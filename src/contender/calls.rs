@@ -163,6 +163,15 @@ impl Contender {
         }
     }
 
+    /// All calls that do not share a lease ask from now on.
+    pub(super) fn ask_anew(&mut self) {
+        let from = SendId(self.next_send);
+        for call in &mut self.calls {
+            call.step = Step::Asks(from);
+            call.sent = None;
+        }
+    }
+
     /// A request without callers, and without a lease, is over.
     pub(super) fn give_up(&mut self, cx: &mut Context<'_>) {
         let quit = self.participant.end(cx.past);

@@ -311,7 +311,7 @@ impl Contender {
             Event::GuardDropped(lease) => self.guard_dropped(lease),
             Event::Abandoned => self.abandoned = true,
             Event::Answer { id, answer } => self.answered(cx, id, answer),
-            Event::Closing => self.end_lease(cx, LossReason::StoreClosed),
+            Event::Closing => self.close(cx),
             Event::Heard(message) => self.heard(cx, message),
             Event::Died(tab) => self.died(cx, &tab),
             Event::SteppedAside(lease) => self.claim(cx, lease),
@@ -468,6 +468,16 @@ impl Contender {
         }
         // Whoever waits here asks for another length now.
         self.rouse();
+    }
+
+    /// The store is closed, and may be deleted: what it answered before that does not count any more. Whoever
+    /// waits here asks anew, by another request.
+    fn close(&mut self, cx: &mut Context<'_>) {
+        self.end_lease(cx, LossReason::StoreClosed);
+        // The next take names the request as ended.
+        if self.participant.end(cx.past).is_some() {
+            self.ask_anew();
+        }
     }
 
     /// The page is about to be stopped: whatever is held or asked for is over.

@@ -24,7 +24,6 @@ impl World {
             repeats: self.budget.repeats,
             wants: self.budget.wants,
             tells: self.budget.tells,
-            stops: self.budget.stops,
             closings: self.budget.closings,
             hides: self.budget.hides,
             // Beacons tell of a crash at once.

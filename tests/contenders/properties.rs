@@ -97,9 +97,10 @@ fn lively(_: &World, state: &State) -> bool {
         let looks = set(Timer::Look) || set(Timer::Reply) || set(Timer::Beacon);
         let renews = tab.awaits(|c| matches!(c, Command::Renew { .. } | Command::Claim { .. }));
         let passes = tab.awaits(|command| matches!(command, Command::Pass { .. }));
+        let unclaimed = tab.contender.participant().is_unclaimed();
         (tab.callers.is_empty() || takes || looks)
             && (tab.lease.is_none() || renews || set(Timer::Beat) || tab.aside.is_some())
-            && (tab.lease.is_none() || tab.guards > 0 || set(Timer::Linger) || tab.aside.is_some() || renews)
+            && (tab.lease.is_none() || tab.guards > 0 || set(Timer::Linger) || unclaimed)
             && (tab.passing.is_none() || passes || set(Timer::Pass))
     })
 }

@@ -55,6 +55,7 @@ impl World {
             lease: None,
             guards: 0,
             good_until: None,
+            unclaimed: None,
             untold: None,
             aside: None,
             watched: None,
@@ -164,6 +165,23 @@ impl World {
         (decided, out)
     }
 
+    /// What would be decided.
+    pub fn imagine(&self, state: &State, i: usize, event: Event) -> (Contender, VecDeque<Act>) {
+        let mut contender = state.tabs[i].contender.clone();
+        let mut past = state.pasts[self.kinds[i].tab].clone();
+        let at = Moment {
+            now: self.clock(state, i),
+            wall_ms: self.wall(state),
+            fresh_epoch: 1,
+            fresh_request: u64::MAX,
+            lit: self.kinds[i].beacon,
+            would_tell: &|_| false,
+        };
+        let mut out = VecDeque::new();
+        contender.handle(&mut past, at, event, &mut out);
+        (contender, out)
+    }
+
     fn fresh_epoch(&self, state: &State, request: u64) -> u64 {
         let done = self.budget.deletions + self.budget.closings;
         if done == 0 {
@@ -175,6 +193,7 @@ impl World {
 
     /// Performs what was decided, in order, and sees to it that it fits.
     pub fn follow(&self, state: &mut State, i: usize, event: &Event, out: VecDeque<Act>) {
+        self.check_quit(state, i, event, &out);
         for act in out {
             self.perform(state, i, event, act);
         }
@@ -189,15 +208,26 @@ impl World {
             tab.lease = None;
             tab.untold = None;
         }
-        if *event == Event::Fired(Timer::Deadline) {
-            let until = tab.callers.iter().filter_map(|caller| self.deadline(caller));
-            let due = tab.contender.due_at(Timer::Deadline);
-            if due != until.min() {
-                state.fault = Some("a call outlives its deadline");
-            }
-        }
+        tab.aside.take_if(|lease| tab.contender.lease() != Some(*lease));
         if !self.slow_callers {
             self.tell(state, i);
+        }
+    }
+
+    /// A quit in place of the claim would leave the record with the tab that handed the lease on.
+    fn check_quit(&self, state: &mut State, i: usize, event: &Event, out: &VecDeque<Act>) {
+        let unclaimed = state.tabs[i].unclaimed;
+        let quits = |act: &Act| match act {
+            Act::Send {
+                command: Command::Quit { who },
+                ..
+            } => unclaimed == Some(who.request),
+            _ => false,
+        };
+        let loses = |act: &Act| matches!(act, Act::Lose(..));
+        let confirmed = matches!(event, Event::Answer { .. });
+        if out.iter().any(quits) && !out.iter().any(loses) && !confirmed {
+            state.fault = Some("a lease was given up that the store does not know of");
         }
     }
 
@@ -208,6 +238,8 @@ impl World {
         if !stale || tab.good_until.is_none() || good_until.is_none() {
             tab.good_until = good_until;
         }
+        let participant = tab.contender.participant();
+        tab.unclaimed = participant.request().filter(|_| participant.is_unclaimed());
     }
 
     /// Until when a call waits, on its tab's clock.
@@ -221,8 +253,14 @@ impl World {
     // ---- Actions out ----------------------------------------------------------------------------
 
     fn perform(&self, state: &mut State, i: usize, event: &Event, act: Act) {
-        let suspended = state.tabs[i].suspended && !matches!(event, Event::Suspended(true));
-        if suspended && matches!(act, Act::Send { .. } | Act::Post(_)) {
+        // What the store has granted it may still tell, and that somebody who tries need not wait.
+        let answers = match &act {
+            Act::Post(Message::Grant(grant)) => grant.granted,
+            Act::Post(Message::Reply { .. }) => true,
+            act => !matches!(act, Act::Send { .. } | Act::Post(_)),
+        };
+        let stopping = matches!(event, Event::Suspended(true));
+        if state.tabs[i].suspended && !stopping && !answers {
             state.fault = Some("a suspended tab has sent something");
         }
         match act {
@@ -298,7 +336,9 @@ impl World {
         if tab.contender.lease() == Some(lease) && tab.contender.has_expired(now) {
             state.fault = Some("a call was given a lease that is over");
         }
-        if caller.late && now < caller.since + millis(PATIENCE_MS) && tab.lease.is_some() {
+        let wanted = tab.contender.participant().is_wanted();
+        let in_turn = !wanted || now >= caller.since + millis(PATIENCE_MS);
+        if caller.late && tab.lease.is_some() && (!in_turn || matches!(event, Event::Call { .. })) {
             state.fault = Some("a late call went before who waits elsewhere");
         }
         let lease = Lease {
@@ -306,9 +346,6 @@ impl World {
             epoch,
             token,
         };
-        if caller.waits == Waits::Not && matches!(event, Event::Answer { .. }) {
-            state.served |= state.record.as_ref().is_some_and(|r| r.last.is_some());
-        }
         let tab = &mut state.tabs[i];
         tab.guards += 1;
         if tab.lease.is_none_or(|known| known.id != lease.id) {
@@ -389,7 +426,15 @@ impl World {
                 let caller = state.tabs[i].callers.remove(k);
                 self.feed(state, i, Event::Leave(caller.id));
             }
-            Deed::Fire(timer) => self.feed(state, i, Event::Fired(timer)),
+            Deed::Fire(timer) => {
+                let due = state.tabs[i].contender.due_at(timer);
+                self.feed(state, i, Event::Fired(timer));
+                let mut callers = state.tabs[i].callers.iter();
+                let late = callers.any(|caller| due == self.deadline(caller));
+                if timer == Timer::Deadline && late {
+                    state.fault = Some("a call outlives its deadline");
+                }
+            }
             Deed::StepAside => {
                 if let Some(lease) = state.tabs[i].aside.take() {
                     self.feed(state, i, Event::SteppedAside(lease));
@@ -524,6 +569,13 @@ impl World {
             }
         }
         self.expire(state, i);
+        if let (Command::Take(take), Some(Outcome::Held(_)), Some(Mutation::OwnTakeForgotten)) =
+            (command, &answer, self.mutation)
+            && !state.tabs[i].contender.participant().is_asking(&take.who)
+        {
+            // It is one that was forgotten: its request has ended.
+            self.quit_blindly(state, i, take.who.clone());
+        }
         let wants = state.left.wants;
         self.handle_at(state, i, now, Event::Answer { id: to.id, answer });
         match (command, outcome) {
@@ -604,6 +656,8 @@ impl World {
                 let request = state.tabs[i].contender.participant().request();
                 mutation.hearing(grant, self.clock(state, i), request);
             }
+            let awaits = state.tabs[i].contender.due_at(Timer::Reply).is_some();
+            state.served |= awaits && matches!(mail, Message::Reply { free: true, .. });
             self.feed(state, i, Event::Heard(mail));
         }
     }
@@ -829,13 +883,15 @@ impl World {
 
     /// What the contender takes for the time.
     fn misread_clock(&self, state: &State, i: usize, now: Now, event: &Event) -> Now {
-        let Some(mutation) = self.mutation else {
+        let by_clock = [
+            Mutation::RenewalValidFromAnswer,
+            Mutation::TakeValidFromAnswer,
+            Mutation::ShortenedNotCut,
+        ];
+        let Some(mutation) = self.mutation.filter(|m| by_clock.contains(m)) else {
             return now;
         };
-        let mut trial = state.clone();
-        let (_, out) = self.decide(&mut trial, i, now, |contender, past, at, out| {
-            contender.handle(past, at, event.clone(), out);
-        });
+        let (trial, out) = self.imagine(state, i, event.clone());
         let sends = |what: fn(&Command) -> bool| {
             out.iter().any(|act| match act {
                 Act::Send { command, .. } => what(command),
@@ -844,12 +900,13 @@ impl World {
         };
         let renews = sends(|command| matches!(command, Command::Renew { .. } | Command::Claim { .. }));
         let takes = sends(|command| matches!(command, Command::Take(_)));
-        let long = |state: &State| state.tabs[i].contender.participant().long();
+        let long = |contender: &Contender| contender.participant().long();
+        let contender = &state.tabs[i].contender;
         match mutation {
             Mutation::RenewalValidFromAnswer if renews => now + self.ticks(1),
             Mutation::TakeValidFromAnswer if takes => now + self.ticks(1),
-            Mutation::ShortenedNotCut if renews && long(&trial) < long(state) => {
-                let until = state.tabs[i].contender.good_until().unwrap_or_default();
+            Mutation::ShortenedNotCut if renews && long(&trial) < long(contender) => {
+                let until = contender.good_until().unwrap_or_default();
                 (until + self.margin()).saturating_sub(self.len(i)).max(now)
             }
             _ => now,

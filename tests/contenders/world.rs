@@ -21,7 +21,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use stateright::{Model, Property};
-use tab_lease::contender::{CallId, Contender, LeaseId, SendId, Timer};
+use tab_lease::contender::{Action as Act, CallId, Contender, Event, LeaseId, SendId, Timer};
 use tab_lease::evidence::{Evidence, Word};
 use tab_lease::message::Message;
 use tab_lease::participant::{Grant, Now, Past};
@@ -228,6 +228,8 @@ pub struct Tab {
     pub guards: u8,
     /// Until when guards believe in it.
     pub good_until: Option<Now>,
+    /// The request of a lease that the store does not know of yet.
+    pub unclaimed: Option<u64>,
     /// A caller has yet to get its guard, which says whether others held: this.
     pub untold: Option<bool>,
     /// It has started by a GRANT, and whoever waited for it goes on first.
@@ -276,7 +278,7 @@ pub struct State {
     pub open: Option<(usize, Fence)>,
     /// With [`World::long_writes`]: whose the commands in flight are, in the order of sending.
     pub order: Vec<usize>,
-    /// A try was told that the lock is free, and got it.
+    /// A try was told that the lock was freed for it.
     pub served: bool,
     /// A step that no rule may take was taken.
     pub fault: Option<&'static str>,
@@ -546,17 +548,19 @@ impl World {
 
     /// A second renewal in the same instant would change nothing that matters, but the count.
     fn beat_matters(&self, state: &State, i: usize, timer: Timer) -> bool {
-        let until = |state: &State| state.tabs[i].contender.good_until().unwrap_or_default();
-        let mut after = state.clone();
-        self.handle(&mut after, i, tab_lease::contender::Event::Fired(timer));
-        let renewals = after.tabs[i].outbox.iter().rev();
-        let len = renewals.map(|sent| match &sent.what {
-            What::Command(Command::Renew { len, .. }) => *len,
-            _ => 0,
-        });
-        let gains = until(state) + self.margin()
-            < self.clock(state, i) + millis(len.clone().next().unwrap_or_default());
-        gains || until(&after) != until(state)
+        let before = &state.tabs[i].contender;
+        let (after, out) = self.imagine(state, i, Event::Fired(timer));
+        let until = |contender: &Contender| contender.good_until().unwrap_or_default();
+        let asks_for = |act: &Act| match act {
+            Act::Send {
+                command: Command::Renew { len, .. },
+                ..
+            } => Some(millis(*len)),
+            _ => None,
+        };
+        let now = self.clock(state, i);
+        let gains = |len| until(before) + self.margin() < now + len;
+        out.iter().filter_map(asks_for).any(gains) || until(&after) != until(before)
     }
 
     /// How much that is under way a tick would make late.
@@ -672,7 +676,8 @@ impl World {
     }
 
     fn tick(&self, state: &mut State) {
-        state.left.late -= u8::try_from(self.late(state)).unwrap_or(u8::MAX);
+        let late = u8::try_from(self.late(state)).unwrap_or(u8::MAX);
+        state.left.late = state.left.late.saturating_sub(late);
         state.now += 1;
         let stays = |mail: &Message| self.wants_stay || matches!(mail, Message::Grant(_));
         state.mail.retain(stays);

@@ -57,14 +57,27 @@ impl Hash for Contender {
         matches!(beacon, Beacon::Settled).hash(state);
         watched.hash(state);
         keeping.is_some().hash(state);
-        keeping.iter().for_each(|keeping| keeping.alike(&places, state));
+        keeping
+            .iter()
+            .for_each(|keeping| keeping.alike(&places, state));
         partings.len().hash(state);
-        for Parting { lease, quit, until: _ } in partings {
+        for Parting {
+            lease,
+            quit,
+            until: _,
+        } in partings
+        {
             (lease, places.of(Some(*quit))).hash(state);
         }
         passing.is_some().hash(state);
         // After `until` a pass that failed is given up, which is no timer.
-        if let Some(Passing { grant, pass, next, until }) = passing {
+        if let Some(Passing {
+            grant,
+            pass,
+            next,
+            until,
+        }) = passing
+        {
             (grant, pass, next.is_some(), until).hash(state);
         }
         tries.hash(state);

@@ -199,7 +199,10 @@ impl World {
         }
         self.publish(state, i, event);
         let tab = &mut state.tabs[i];
-        if tab.lease.is_some_and(|l| tab.contender.lease() != Some(l.id)) {
+        if tab
+            .lease
+            .is_some_and(|l| tab.contender.lease() != Some(l.id))
+        {
             if tab.guards > 0 {
                 state.fault = state
                     .fault
@@ -208,7 +211,8 @@ impl World {
             tab.lease = None;
             tab.untold = None;
         }
-        tab.aside.take_if(|lease| tab.contender.lease() != Some(*lease));
+        tab.aside
+            .take_if(|lease| tab.contender.lease() != Some(*lease));
         if !self.slow_callers {
             self.tell(state, i);
         }
@@ -234,7 +238,8 @@ impl World {
     fn publish(&self, state: &mut State, i: usize, event: &Event) {
         let tab = &mut state.tabs[i];
         let good_until = tab.contender.good_until();
-        let stale = self.mutated(Mutation::CutNotPublished) && !matches!(event, Event::Answer { .. });
+        let stale =
+            self.mutated(Mutation::CutNotPublished) && !matches!(event, Event::Answer { .. });
         if !stale || tab.good_until.is_none() || good_until.is_none() {
             tab.good_until = good_until;
         }
@@ -518,7 +523,8 @@ impl World {
         };
         // "Fence, then write" in two transactions.
         let apart = self.mutated(Mutation::FenceApart);
-        let refused = self.fence(state.record.as_ref(), &fence) == tab_lease::rules::Fenced::Refused;
+        let refused =
+            self.fence(state.record.as_ref(), &fence) == tab_lease::rules::Fenced::Refused;
         if !(apart && refused) {
             self.send(state, i, SendId(u64::MAX), What::Write(fence, until));
         }
@@ -596,7 +602,10 @@ impl World {
                     );
                 }
             }
-            (Command::Renew { token, .. } | Command::Claim { token, .. }, Some(Outcome::Refused)) => {
+            (
+                Command::Renew { token, .. } | Command::Claim { token, .. },
+                Some(Outcome::Refused),
+            ) => {
                 self.must_be_told(state, i, *token);
             }
             _ => {}
@@ -622,7 +631,9 @@ impl World {
         };
         while let Some(k) = {
             let tab = &state.tabs[i];
-            tab.inbox.iter().position(|answer| ended(tab, &answer.to.what))
+            tab.inbox
+                .iter()
+                .position(|answer| ended(tab, &answer.to.what))
         } {
             self.deliver(state, i, k);
         }
@@ -798,7 +809,9 @@ impl World {
             return;
         };
         let word = match (self.mutation, word) {
-            (Some(Mutation::NullLockBelieved), Word::Granted { .. }) => Word::Granted { lock: true },
+            (Some(Mutation::NullLockBelieved), Word::Granted { .. }) => {
+                Word::Granted { lock: true }
+            }
             (Some(Mutation::OwnHoldBelieved), Word::Held { .. }) => Word::Held { by_us: false },
             _ => word,
         };
@@ -844,14 +857,19 @@ impl World {
         let Some(mutation) = self.mutation else {
             return;
         };
-        let before = (state.tabs[i].clone(), state.pasts[self.kinds[i].tab].clone());
+        let before = (
+            state.tabs[i].clone(),
+            state.pasts[self.kinds[i].tab].clone(),
+        );
         if mutation.drops_event(&event) {
             return;
         }
         let now = self.misread_clock(state, i, now, &event);
         let mut events = vec![event.clone()];
         match mutation {
-            Mutation::SuspendedTabHears if before.0.suspended && matches!(event, Event::Heard(_)) => {
+            Mutation::SuspendedTabHears
+                if before.0.suspended && matches!(event, Event::Heard(_)) =>
+            {
                 events.insert(0, Event::Suspended(false));
                 events.push(Event::Suspended(true));
             }
@@ -898,7 +916,8 @@ impl World {
                 _ => false,
             })
         };
-        let renews = sends(|command| matches!(command, Command::Renew { .. } | Command::Claim { .. }));
+        let renews =
+            sends(|command| matches!(command, Command::Renew { .. } | Command::Claim { .. }));
         let takes = sends(|command| matches!(command, Command::Take(_)));
         let long = |contender: &Contender| contender.participant().long();
         let contender = &state.tabs[i].contender;
@@ -930,8 +949,14 @@ impl World {
             contender.handle(past, at, event.clone(), out);
         });
         for act in out {
-            if let Act::Send { id, command: Command::Take(take) } = act
-                && let Some(Act::Send { command: Command::Take(right), .. }) = right
+            if let Act::Send {
+                id,
+                command: Command::Take(take),
+            } = act
+                && let Some(Act::Send {
+                    command: Command::Take(right),
+                    ..
+                }) = right
                     .iter()
                     .find(|act| matches!(act, Act::Send { id: of, .. } if *of == *id))
             {
@@ -978,7 +1003,13 @@ impl World {
             {
                 self.quit_blindly(state, i, grant.from.clone());
             }
-            (Some(mutation), Act::Send { id, command: Command::Take(take) }) => {
+            (
+                Some(mutation),
+                Act::Send {
+                    id,
+                    command: Command::Take(take),
+                },
+            ) => {
                 let forgotten = match take.proof {
                     Proof::Unchanged(_) | Proof::Dead(_) => Mutation::OwnTakeoverForgotten,
                     Proof::None | Proof::Delegated { .. } => Mutation::OwnTakeForgotten,

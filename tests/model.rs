@@ -497,7 +497,7 @@ worlds! {
     three_tabs_and_a_failing_store: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
     three_tabs_that_hear_twice_or_not: three(3, Budget { losses: 1, repeats: 1, ..CALM });
     three_tabs_with_leases_of_their_own: three(3, CALM).lens(&[2, 3, 2]);
-    three_tabs_with_beacons_and_a_crash: three(3, Budget { crashes: 1, ..CALM }).beacons(4);
+    three_tabs_with_beacons_and_a_crash: three(2, Budget { crashes: 1, ..CALM }).beacons(4);
     three_tabs_and_a_deletion_in_order: three(4, Budget { closings: 1, ..CALM });
     three_tabs_one_only_tries: three(3, Budget { crashes: 1, ..CALM }).last_only_tries();
     three_tabs_one_pushes: three(4, Budget { wants: 2, ..CALM }).pushy();
@@ -558,6 +558,7 @@ large_worlds! {
     two_tabs_whose_callers_are_gone_and_come_again_late:
         two(2, Budget { late: 1, ..CALM }).slow_callers().first_comes_again();
     three_tabs_and_a_later_stop: three(3, Budget { stops: 1, ..CALM }).beacons(2);
+    three_tabs_with_beacons_and_a_later_crash: three(3, Budget { crashes: 1, ..CALM }).beacons(4);
     three_tabs_later: three(4, Budget { late: 1, ..CALM });
     three_tabs_and_a_late_crash: three(3, Budget { crashes: 1, late: 1, ..CALM });
     three_tabs_and_a_late_pause: three(3, Budget { pauses: 1, late: 1, ..CALM });
@@ -594,7 +595,8 @@ mutations! {
     pass_to_anybody: PassToAnybody breaks G3 in two(3, Budget { give_ups: 1, late: 1, ..CALM });
     delegated_take_by_anybody: DelegatedTakeByAnybody breaks NO_FORBIDDEN_STEP in
         three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
-    delegated_take_not_rechecked: DelegatedTakeNotRechecked breaks G1 in three(3, Budget { late: 1, ..CALM });
+    delegated_take_not_rechecked: DelegatedTakeNotRechecked breaks G1 in
+        two(3, Budget { late: 3, ..CALM }).first_comes_again();
     dead_not_rechecked: DeadNotRechecked breaks G1 in
         three(2, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
     claim_of_any_lease: ClaimOfAnyLease breaks NO_FORBIDDEN_STEP in two(3, Budget { late: 1, ..CALM });
@@ -644,8 +646,7 @@ mutations! {
         two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
     delegates_while_writing: DelegatesWhileWriting breaks NO_FORBIDDEN_STEP in
         two(3, Budget { writes: 1, late: 1, ..CALM });
-    dead_holder_is_enough: DeadHolderIsEnough breaks G1 in
-        three(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
+    dead_holder_is_enough: DeadHolderIsEnough breaks G1 in three(1, Budget { crashes: 1, ..CALM }).beacons(2);
     beacon_too_early: BeaconTooEarly breaks G1 in two(3, CALM).beacons(2);
     unseen_beacon_believed: UnseenBeaconBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Apart);
     own_hold_believed: OwnHoldBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Apart);
@@ -657,7 +658,10 @@ mutations! {
     leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in
         two(3, Budget { stops: 1, late: 1, ..CALM });
     queued_length_shrinks: QueuedLengthShrinks breaks G1 in
-        two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1]).hiding(4).hidden_first().first_comes_again();
+        two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1])
+            .hiding(4)
+            .hidden_first()
+            .first_comes_again();
     retake_shortens: RetakeShortens breaks G1 in
         two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
     belief_outlives_closing: BeliefOutlivesClosing breaks G1 in two(3, Budget { closings: 1, ..CALM });

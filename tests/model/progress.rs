@@ -98,7 +98,7 @@ impl World {
     fn let_go(&self, state: &mut State, i: usize) {
         self.act(state, i, Deed::StepAside);
         self.get_through(state, i);
-        while state.tabs[i].guards > 0 && !self.mutated(Mutation::DropNotHeard) {
+        for _ in 0..state.tabs[i].guards {
             self.drop_guard(state, i);
         }
         let lingers = state.tabs[i].contender.due_at(Timer::Linger).is_some();

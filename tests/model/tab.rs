@@ -821,9 +821,11 @@ impl World {
         if !evidence.proves_end(&suspect, word) || self.mutated(Mutation::DeathNotHeard) {
             return;
         }
+        // It is told once.
+        state.tabs[i].watched = None;
         self.feed(state, i, Event::Died(suspect));
         if self.mutated(Mutation::DeadHolderIsEnough) {
-            while let Some(next) = state.tabs[i].watched.clone() {
+            while let Some(next) = state.tabs[i].watched.take() {
                 self.feed(state, i, Event::Died(next));
             }
         }
@@ -1014,7 +1016,9 @@ impl World {
                     Proof::Unchanged(_) | Proof::Dead(_) => Mutation::OwnTakeoverForgotten,
                     Proof::None | Proof::Delegated { .. } => Mutation::OwnTakeForgotten,
                 };
-                if mutation == forgotten {
+                // A first look is answered: else nobody ever holds.
+                let looks_again = state.tabs[i].contender.participant().ripe_in(take_at(take));
+                if mutation == forgotten && looks_again.is_some() {
                     // An answer that says nothing.
                     let answer = Some(Outcome::Refused);
                     self.handle(state, i, Event::Answer { id: *id, answer });
@@ -1048,4 +1052,8 @@ impl World {
             take.ended.extend(held);
         }
     }
+}
+
+fn take_at(take: &tab_lease::rules::Take) -> Now {
+    Now::from_micros(take.at)
 }

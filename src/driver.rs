@@ -8,7 +8,7 @@
 //! **Every action is performed, in order, before the next event is handled, and never under the mutex.**
 //! Whatever is done may so come back as an event: whoever comes in while somebody is [at it](Core::at_it),
 //! further up the stack or on another thread, leaves the event to that one. What is fed is handled by the
-//! time that the outermost [`Driver::enter`] returns.
+//! time that the outermost [`Driver::run`] returns.
 //!
 //! A lease that has run out is told before anything else is heard; what has been heard comes before other
 //! timers.
@@ -17,9 +17,8 @@ mod calls;
 mod sending;
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 pub(crate) use calls::Acquiring;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
@@ -32,7 +31,7 @@ use crate::lifecycle::{Lifecycle, Live};
 use crate::liveness::Liveness;
 use crate::message::Message;
 use crate::participant::{Now, Past};
-use crate::platform::{self, Clock, Job, Spawner};
+use crate::platform::{self, Clock, Job, Mutex, MutexGuard, Spawner};
 use crate::rules::Fence;
 use crate::store::BackingStore;
 use crate::wake::{Listen, Wake};
@@ -64,8 +63,12 @@ struct Core<E> {
     next_object: ObjectId,
     /// Calls that have not got their answer, by their numbers, which grow.
     calls: Vec<(CallId, Slot<E>)>,
-    events: VecDeque<(ObjectId, Event)>,
-    actions: VecDeque<(ObjectId, Action)>,
+    events: Vec<(ObjectId, Event)>,
+    /// How many of the events have been handled.
+    handled: usize,
+    actions: Vec<(ObjectId, Action)>,
+    /// How many of the actions have been performed.
+    performed: usize,
     /// Commands that leave together, when nothing else is left to do.
     outbox: Vec<Parcel>,
     /// How commands failed, until those who sent them are told.
@@ -99,6 +102,9 @@ struct Object {
     expiry: Option<Now>,
 }
 
+/// Something that a contender decides.
+type Decision<'a> = dyn FnMut(&mut Contender, &mut Past, Moment<'_>, &mut Vec<Action>) + 'a;
+
 /// What is to be done next.
 enum Step {
     Perform(ObjectId, Action),
@@ -117,8 +123,10 @@ impl<S: BackingStore> Driver<S> {
                 objects: Vec::new(),
                 next_object: 0,
                 calls: Vec::new(),
-                events: VecDeque::new(),
-                actions: VecDeque::new(),
+                events: Vec::new(),
+                handled: 0,
+                actions: Vec::new(),
+                performed: 0,
                 outbox: Vec::new(),
                 failed: Vec::new(),
                 at_it: false,
@@ -170,20 +178,20 @@ impl<S: BackingStore> Driver<S> {
             Event::Hidden(life.is_some_and(Lifecycle::is_hidden)),
             Event::Suspended(life.is_some_and(Lifecycle::is_suspended)),
         ];
-        let settled = core.beacon_settled.then_some(Event::BeaconSettled);
+        core.events.extend(known.map(|event| (id, event)));
+        if core.beacon_settled {
+            core.events.push((id, Event::BeaconSettled));
+        }
         drop(core);
-        self.enter(known.into_iter().chain(settled).map(|event| (id, event)));
+        self.run();
         id
     }
 
-    /// The only way in.
-    fn enter(&self, events: impl IntoIterator<Item = (ObjectId, Event)>) {
-        {
-            let mut core = self.core();
-            core.events.extend(events);
-            if std::mem::replace(&mut core.at_it, true) {
-                return;
-            }
+    /// Handles what has happened, and whatever is due. The only way in.
+    fn run(&self) {
+        // Somebody up the stack, or on another thread, is at it, and does this too.
+        if std::mem::replace(&mut self.core().at_it, true) {
+            return;
         }
         loop {
             match self.next() {
@@ -194,14 +202,23 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// The same event for all lock objects, of one key if that is named.
-    fn enter_all(&self, key: Option<&str>, event: &Event) {
-        let core = self.core();
-        let objects = core.objects.iter();
-        let objects = objects.filter(|object| key.is_none_or(|key| *object.key == *key));
-        let events: Vec<_> = objects.map(|object| (object.id, event.clone())).collect();
-        drop(core);
-        self.enter(events);
+    /// Something has happened to a lock object.
+    pub(crate) fn tell(&self, object: ObjectId, event: Event) {
+        self.core().events.push((object, event));
+        self.run();
+    }
+
+    /// The same has happened to all lock objects, or those of one key.
+    fn tell_all(&self, key: Option<&str>, event: &dyn Fn() -> Event) {
+        {
+            let core = &mut *self.core();
+            for object in &core.objects {
+                if key.is_none_or(|key| *object.key == *key) {
+                    core.events.push((object.id, event()));
+                }
+            }
+        }
+        self.run();
     }
 
     /// The next action; where there is none, the next event is handled. In the end what was collected is
@@ -209,12 +226,19 @@ impl<S: BackingStore> Driver<S> {
     fn next(&self) -> Step {
         let core = &mut *self.core();
         loop {
-            if let Some((object, action)) = core.actions.pop_front() {
+            if let Some((object, action)) = core.next_action() {
                 return Step::Perform(object, action);
             }
             let now = self.clock.now();
             match core.next_event(now) {
-                Some((object, event)) => self.handle(core, now, object, event),
+                Some((object, event)) => {
+                    let mut event = Some(event);
+                    self.decide(core, now, object, &mut |contender, past, at, actions| {
+                        if let Some(event) = event.take() {
+                            contender.handle(past, at, event, actions);
+                        }
+                    });
+                }
                 None => break,
             }
         }
@@ -228,21 +252,12 @@ impl<S: BackingStore> Driver<S> {
         Step::Rest
     }
 
-    fn handle(&self, core: &mut Core<S::Error>, now: Now, id: ObjectId, event: Event) {
-        self.with(core, now, id, |contender, past, at, out| {
-            contender.handle(past, at, event, out);
-        });
-    }
-
     /// Lets a contender decide something.
-    fn with<T>(
-        &self,
-        core: &mut Core<S::Error>,
-        now: Now,
-        id: ObjectId,
-        decide: impl FnOnce(&mut Contender, &mut Past, Moment<'_>, &mut VecDeque<Action>) -> T,
-    ) -> Option<T> {
+    fn decide(&self, core: &mut Core<S::Error>, now: Now, id: ObjectId, decide: &mut Decision<'_>) {
         static REQUESTS: AtomicU64 = AtomicU64::new(1);
+        let Some(place) = core.place_of(id) else {
+            return;
+        };
         let liveness = self.around.liveness.as_ref();
         let at = Moment {
             now,
@@ -253,18 +268,21 @@ impl<S: BackingStore> Driver<S> {
             lit: liveness.is_some_and(Liveness::is_lit),
             would_tell: &|tab| liveness.is_some_and(|liveness| liveness.is_watched(tab)),
         };
-        let place = core.place_of(id)?;
         let object = &mut core.objects[place];
-        let mut out = VecDeque::new();
-        let past = Arc::clone(&object.past);
-        let decided = decide(&mut object.contender, &mut lock(&past), at, &mut out);
+        let mut actions = Vec::new();
+        decide(
+            &mut object.contender,
+            &mut object.past.lock(),
+            at,
+            &mut actions,
+        );
         object.publish();
-        if out.iter().any(sending::is_take) {
+        if actions.iter().any(sending::is_take) {
             core.fresh_epoch = platform::random();
         }
-        core.actions
-            .extend(out.into_iter().map(|action| (id, action)));
-        Some(decided)
+        for action in actions {
+            core.actions.push((id, action));
+        }
     }
 
     fn perform(&self, object: ObjectId, action: Action) {
@@ -294,7 +312,7 @@ impl<S: BackingStore> Driver<S> {
         if let Some(spawner) = spawner {
             platform::behind(&spawner, move || {
                 if let Some(this) = this.upgrade() {
-                    this.enter([(object, Event::SteppedAside(lease))]);
+                    this.tell(object, Event::SteppedAside(lease));
                 }
             });
         }
@@ -309,7 +327,7 @@ impl<S: BackingStore> Driver<S> {
             let watch = Box::pin(async move {
                 ended.await;
                 if let Some(this) = this.upgrade() {
-                    this.enter([(object, Event::Died(tab))]);
+                    this.tell(object, Event::Died(tab));
                 }
             });
             Some(Job::start(&spawner?, watch))
@@ -387,7 +405,7 @@ impl<S: BackingStore> Driver<S> {
             closing.await;
             if let Some(this) = this.upgrade() {
                 let over = this.core().closing.take();
-                this.enter_all(None, &Event::Closing);
+                this.tell_all(None, &|| Event::Closing);
                 drop(over);
             }
         });
@@ -416,7 +434,7 @@ impl<S: BackingStore> Driver<S> {
             settled.await;
             if let Some(this) = this.upgrade() {
                 this.core().beacon_settled = true;
-                this.enter_all(None, &Event::BeaconSettled);
+                this.tell_all(None, &|| Event::BeaconSettled);
             }
         });
         let mut core = self.core();
@@ -445,7 +463,7 @@ impl<S: BackingStore> Driver<S> {
         if core.timer.as_ref().is_none_or(|(set, _)| *set > at) {
             let fire = move || {
                 let timer = this.core().timer.take();
-                this.enter([]);
+                this.run();
                 drop(timer);
             };
             core.timer = Some((at, platform::Timer::at(spawner, self.clock, at, fire)));
@@ -465,7 +483,7 @@ impl<S: BackingStore> Driver<S> {
             platform::alarm(end.saturating_sub(clock.now()), move || {
                 if let Some(this) = this.upgrade() {
                     this.core().alarm = None;
-                    this.enter([]);
+                    this.run();
                 }
             });
         });
@@ -478,7 +496,7 @@ impl<S: BackingStore> Driver<S> {
     }
 
     fn core(&self) -> MutexGuard<'_, Core<S::Error>> {
-        lock(&self.core)
+        self.core.lock()
     }
 }
 
@@ -489,15 +507,28 @@ impl<E> Core<E> {
             .ok()
     }
 
+    fn next_action(&mut self) -> Option<(ObjectId, Action)> {
+        if let Some((object, action)) = self.actions.get_mut(self.performed) {
+            self.performed += 1;
+            return Some((*object, std::mem::replace(action, Action::Watch(None))));
+        }
+        self.actions.clear();
+        self.performed = 0;
+        None
+    }
+
     fn next_event(&mut self, now: Now) -> Option<(ObjectId, Event)> {
         let fired = |object: &Object, timer| (object.id, Event::Fired(timer));
         let is_over = |object: &&Object| object.expiry.is_some_and(|end| end <= now);
         if let Some(object) = self.objects.iter().find(is_over) {
             return Some(fired(object, Timer::Expiry));
         }
-        if let Some(event) = self.events.pop_front() {
-            return Some(event);
+        if let Some((object, event)) = self.events.get_mut(self.handled) {
+            self.handled += 1;
+            return Some((*object, std::mem::replace(event, Event::Look)));
         }
+        self.events.clear();
+        self.handled = 0;
         let due = |object: &&Object| object.due.filter(|(at, _)| *at <= now);
         let first = self
             .objects
@@ -531,28 +562,24 @@ impl Object {
     }
 }
 
-impl<S: BackingStore> Driver<S> {
-    /// Something has happened to a lock object.
-    pub(crate) fn tell(&self, object: ObjectId, event: Event) {
-        self.enter([(object, event)]);
-    }
-}
-
 impl<S: BackingStore> Port for Driver<S> {
     fn feed(&self, object: ObjectId, event: Event) {
         self.tell(object, event);
     }
 
     fn fence(&self, object: ObjectId, lease: LeaseId) -> Option<Fence> {
-        let fence = {
-            let core = &mut *self.core();
-            let now = self.clock.now();
-            self.with(core, now, object, |contender, past, at, out| {
-                contender.fence(past, at, lease, out)
-            })
-        };
-        self.enter([]);
-        fence.flatten()
+        let mut fence = None;
+        let now = self.clock.now();
+        self.decide(
+            &mut self.core(),
+            now,
+            object,
+            &mut |contender, past, at, actions| {
+                fence = contender.fence(past, at, lease, actions);
+            },
+        );
+        self.run();
+        fence
     }
 
     fn store(&self) -> &dyn Any {
@@ -566,21 +593,16 @@ impl<S: BackingStore> Listen for Driver<S> {
     }
 
     fn hear(&self, key: &str, message: &Message) {
-        self.enter_all(Some(key), &Event::Heard(message.clone()));
+        self.tell_all(Some(key), &|| Event::Heard(message.clone()));
     }
 }
 
 impl<S: BackingStore> Live for Driver<S> {
     fn hidden(&self, hidden: bool) {
-        self.enter_all(None, &Event::Hidden(hidden));
+        self.tell_all(None, &|| Event::Hidden(hidden));
     }
 
     fn suspended(&self, suspended: bool) {
-        self.enter_all(None, &Event::Suspended(suspended));
+        self.tell_all(None, &|| Event::Suspended(suspended));
     }
-}
-
-/// A poisoned mutex of this crate protects nothing that a panic can have left half-done.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

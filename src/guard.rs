@@ -4,13 +4,13 @@
 use std::any::Any;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::contender::{Event, LeaseId};
 use crate::error::{LeaseLost, LossReason};
-use crate::platform::{Clock, MaybeSend, MaybeSync};
+use crate::platform::{Clock, MaybeSend, MaybeSync, Mutex, MutexGuard};
 use crate::rules::Fence;
 
 /// Which lock object of its driver's.
@@ -72,16 +72,22 @@ struct Stand {
     next_waiter: u64,
 }
 
+/// Answers whether it has heard what it waits for.
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+type Hears = dyn FnMut(&Lease, Standing) -> bool;
+
 enum Waiter {
     Wakes(Waker),
-    /// Answers whether it has heard what it waits for.
     #[cfg(all(target_arch = "wasm32", feature = "npm"))]
-    Hears(Box<dyn FnMut(&Lease, Standing) -> bool>),
+    Hears(Box<Hears>),
 }
 
 impl Waiter {
     /// Answers whether it need not be told again.
-    #[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables))]
+    #[cfg_attr(
+        not(feature = "npm"),
+        allow(unused_variables, reason = "only the npm surface listens")
+    )]
     fn tell(&mut self, lease: &Lease, standing: Standing) -> bool {
         match self {
             Self::Wakes(waker) => {
@@ -147,7 +153,7 @@ impl Lease {
     }
 
     fn stand(&self) -> MutexGuard<'_, Stand> {
-        self.stand.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stand.lock()
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -180,8 +186,8 @@ impl Lease {
 
     /// A new guard. Only for a call that the contender has counted.
     pub(crate) fn guard(self: &Arc<Self>, dirty: bool) -> CrossProcessStoreLockGuard {
-        self.guards.fetch_add(1, Ordering::AcqRel);
-        if self.standing() == Standing::Lingers {
+        if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
+            // Whoever waits for the release of an earlier guard need not wait any longer.
             self.enter(Standing::Held);
         }
         let lease = Arc::clone(self);

@@ -9,9 +9,12 @@
 //!
 //! - [`rules`]: the pure lease rules; every decision about a shared record.
 //! - [`participant`]: the pure tab side; what a holder may believe, when a waiter may take over.
+//! - [`contender`]: one lock object, whole, and pure; what is done about it, and when.
+//! - `driver`: performs what contenders decide. The only room that awaits.
+//! - [`message`]: what those who contend tell each other, and the bytes of it.
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
-//! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
+//! - [`CrossProcessStoreLockGuard`]: a held lock. It is renewed while a guard lives.
 //! - [`Fencing`]: transactions that a stale holder cannot commit.
 //! - [`Wake`]: messages between those who contend; a lock is handed over by one.
 //! - [`Liveness`]: beacons, which tell that a holder has ended.

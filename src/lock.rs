@@ -2,18 +2,22 @@
 //! [contender](crate::contender) and performed by the [driver](crate::driver).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::Config;
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+use crate::contender::CallId;
 use crate::contender::{Event, Patience};
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+use crate::driver::Settled;
 use crate::driver::{Acquiring, Driver, Surroundings};
 use crate::error::{ConfigError, LockError};
 use crate::guard::{CrossProcessStoreLockGuard, ObjectId};
 use crate::lifecycle::Lifecycle;
 use crate::liveness::Liveness;
 use crate::participant::Past;
-use crate::platform;
+use crate::platform::{self, Mutex};
 use crate::store::BackingStore;
 use crate::wake::Wake;
 
@@ -93,7 +97,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
 
     fn remembering(store: S, key: String, holder: String, config: Config) -> Self {
         let past = past_of(&key, &holder);
-        let driver = Driver::new(Arc::new(store), tab_id(&holder), Surroundings::default());
+        let driver = driver(Arc::new(store), &holder, Surroundings::default());
         Self::over(driver, key, holder, config, past)
     }
 
@@ -128,7 +132,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         } = &*self.0;
         let mut around = driver.around.clone();
         change(&mut around);
-        let driver = Driver::new(Arc::clone(&driver.store), tab_id(holder), around);
+        let driver = self::driver(Arc::clone(&driver.store), holder, around);
         Self::over(
             driver,
             key.clone(),
@@ -284,9 +288,31 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     }
 }
 
-/// A poisoned mutex of this crate protects nothing that a panic can have left half-done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+impl<S: BackingStore> CrossProcessStoreLock<S> {
+    /// As [`CrossProcessStoreLock::acquire`], by a callback; it names the call.
+    pub(crate) fn call_back(
+        &self,
+        timeout: Option<Duration>,
+        tell: impl FnOnce(Settled<S::Error>) + 'static,
+    ) -> CallId {
+        let patience = self.patience(timeout);
+        self.0.driver.call(self.0.object, patience, tell)
+    }
+
+    /// That call is over, and told nothing any more.
+    pub(crate) fn hang_up(&self, call: CallId) {
+        self.0.driver.hang_up(self.0.object, call);
+    }
+}
+
+/// The driver of all locks of a tab that have one store.
+pub(crate) fn driver<S: BackingStore>(
+    store: Arc<S>,
+    holder: &str,
+    around: Surroundings,
+) -> Arc<Driver<S>> {
+    Driver::new(store, tab_id(holder), around)
 }
 
 /// Who this process is in a record: the holder's name, told apart from every other process (or
@@ -300,7 +326,7 @@ fn tab_id(holder: &str) -> String {
 fn past_of(key: &str, holder: &str) -> Arc<Mutex<Past>> {
     type Pasts = Mutex<HashMap<(String, String), Arc<Mutex<Past>>>>;
     static PASTS: OnceLock<Pasts> = OnceLock::new();
-    let mut pasts = lock(PASTS.get_or_init(Pasts::default));
+    let mut pasts = PASTS.get_or_init(Pasts::default).lock();
     let name = (key.to_owned(), holder.to_owned());
     Arc::clone(pasts.entry(name).or_default())
 }

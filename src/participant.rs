@@ -780,8 +780,7 @@ impl Participant {
         } else {
             len
         };
-        // Observers may go by that length at once. It may be shorter than what was asked for before, or than
-        // what the giver of a lease that began by a message went by.
+        // A lease that was longer, also one that was granted as it was asked for long ago, is not any more.
         holding.until = holding.until.min(now + millis(len));
         self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
         holding.len = len;

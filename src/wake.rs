@@ -7,10 +7,10 @@
 #[cfg(target_arch = "wasm32")]
 mod broadcast_channel;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use crate::message::Message;
-use crate::platform::{MaybeSend, MaybeSync};
+use crate::platform::{MaybeSend, MaybeSync, Mutex};
 
 /// Hears what is said about some keys.
 pub(crate) trait Listen: MaybeSend + MaybeSync {
@@ -121,7 +121,7 @@ impl Wake {
 
     /// Lets `ear`, of `tab`, hear what is said, for as long as it lives.
     pub(crate) fn listen(&self, tab: &str, ear: Weak<dyn Listen>) {
-        let mut listeners = self.0.listeners();
+        let mut listeners = self.0.listeners.lock();
         listeners.retain(|listener| listener.ear.strong_count() > 0);
         let tab = tab.to_owned();
         listeners.push(Listener { tab, ear });
@@ -143,12 +143,6 @@ impl Wake {
 }
 
 impl Hub {
-    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn receive(&self, bytes: &[u8]) {
         let Some((key, rest)) = Message::key(bytes) else {
             return;
@@ -168,7 +162,7 @@ impl Hub {
     /// answer.
     fn ears(&self, key: &str) -> Vec<(String, Arc<dyn Listen>)> {
         let living = |l: &Listener| Some((l.tab.clone(), l.ear.upgrade()?));
-        let mut ears: Vec<_> = self.listeners().iter().filter_map(living).collect();
+        let mut ears: Vec<_> = self.listeners.lock().iter().filter_map(living).collect();
         ears.retain(|(_, ear)| ear.listens_to(key));
         ears
     }

@@ -598,7 +598,7 @@ mutations! {
     delegated_take_not_rechecked: DelegatedTakeNotRechecked breaks G1 in
         two(3, Budget { late: 3, ..CALM }).first_comes_again();
     dead_not_rechecked: DeadNotRechecked breaks G1 in
-        three(2, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
+        three(1, Budget { crashes: 1, late: 1, wants: 0, ..CALM }).beacons(2);
     claim_of_any_lease: ClaimOfAnyLease breaks NO_FORBIDDEN_STEP in two(3, Budget { late: 1, ..CALM });
     passed_claim_not_counted: PassedClaimNotCounted breaks G1 in
         two(3, Budget { late: 1, ..CALM }).first_comes_again();

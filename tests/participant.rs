@@ -668,6 +668,29 @@ fn a_claim_shorter_than_what_was_granted_cuts_it_at_once() {
     assert_eq!(tab.good_until(), ms(601) - MARGIN);
 }
 
+/// Observers go by the renewal's length from then on. Found by `tests/play.rs`: there were two holders.
+#[test]
+fn a_renewal_shorter_than_what_was_granted_cuts_it_at_once_though_there_was_no_claim() {
+    let mut tab = Tab::new();
+    tab.participant.hide(true);
+    let take = tab.ask(ms(0), true);
+    tab.answer(&take, ms(1), &waiting(4, LEN));
+    tab.participant.hide(false);
+    // It is the store that confirms the lease, by the answer to a look that was under way.
+    let look = tab.ask(ms(50), true);
+    let long = Grant {
+        until: micros(9000),
+        ..grant()
+    };
+    assert!(matches!(tab.granted(ms(100), &long), Heard::Started(_)));
+    assert_eq!(tab.answer(&look, ms(101), &held(21)), Taken::Confirmed);
+    assert!(matches!(
+        tab.renew(ms(102)),
+        Command::Renew { len: LEN, .. }
+    ));
+    assert_eq!(tab.good_until(), ms(602) - MARGIN);
+}
+
 #[test]
 fn an_idle_lease_is_good_for_its_length_once_it_is_confirmed() {
     let mut tab = Tab::holding(ms(0));

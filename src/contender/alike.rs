@@ -74,15 +74,16 @@ impl Hash for Contender {
         if let Some(Passing {
             grant,
             pass,
-            next,
+            sent,
+            next: _,
             until,
         }) = passing
         {
-            (grant, pass, next.is_some(), until).hash(state);
+            (grant, pass, places.of(*sent), until).hash(state);
         }
         tries.hash(state);
-        for Sent { id: _, command, at } in sent {
-            (command, at).hash(state);
+        for Sent { id: _, at, leaves } in sent {
+            (at, leaves).hash(state);
         }
         (suspended, abandoned).hash(state);
     }

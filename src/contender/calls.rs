@@ -226,7 +226,7 @@ impl Contender {
     pub(super) fn taken(
         &mut self,
         cx: &mut Context<'_>,
-        sent: &Sent,
+        sent: Sent,
         take: &Take,
         answer: Option<Outcome>,
     ) {

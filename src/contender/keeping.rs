@@ -22,7 +22,7 @@ use crate::rules::{Command, Fence, Outcome};
 const PASS_AFTER_MS: u64 = 10;
 
 /// How often a lease that is longer than usual is renewed within its length.
-const LONG_BEATS: u32 = 3;
+pub(super) const LONG_BEATS: u32 = 3;
 
 /// A lease that is held here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +71,10 @@ pub(super) struct Parting {
 pub(super) struct Passing {
     pub(super) grant: Grant,
     pub(super) pass: Command,
-    /// Nothing while a pass is on its way.
-    pub(super) next: Option<Now>,
+    /// A pass is on its way.
+    pub(super) sent: Option<SendId>,
+    /// When else to send one.
+    pub(super) next: Now,
     /// It cannot matter any more after that.
     pub(super) until: Now,
 }
@@ -213,7 +215,8 @@ impl Contender {
                 self.passing = Some(Passing {
                     grant,
                     pass,
-                    next: Some(cx.now() + Duration::from_millis(PASS_AFTER_MS)),
+                    sent: None,
+                    next: cx.now() + Duration::from_millis(PASS_AFTER_MS),
                     until: cx.now() + Duration::from_millis(self.lease_ms.into()),
                 });
             }
@@ -227,9 +230,7 @@ impl Contender {
 
     /// Whether something that was held or asked for here is just being given up.
     pub(super) fn is_leaving(&self) -> bool {
-        let leaves =
-            |sent: &Sent| matches!(sent.command, Command::Quit { .. } | Command::Pass { .. });
-        self.passing.is_some() || self.sent.iter().any(leaves)
+        self.passing.is_some() || self.sent.iter().any(|sent| sent.leaves)
     }
 
     /// Tells those who only try whether the lock was freed for them.
@@ -240,12 +241,18 @@ impl Contender {
     }
 
     /// What came of a quit, or a pass.
-    pub(super) fn gone(&mut self, cx: &mut Context<'_>, sent: &Sent, answer: Option<Outcome>) {
+    pub(super) fn gone(
+        &mut self,
+        cx: &mut Context<'_>,
+        sent: Sent,
+        command: &Command,
+        answer: Option<Outcome>,
+    ) {
         let now = cx.now();
         if let Some(outcome) = &answer {
             let grant = self
                 .participant
-                .gone(cx.past, &sent.command, sent.at, now, outcome);
+                .gone(cx.past, command, sent.at, now, outcome);
             let free = grant.is_none();
             if let Some(grant) = grant {
                 cx.act(Action::Post(Message::Grant(grant)));
@@ -253,29 +260,36 @@ impl Contender {
             self.answer_tries(cx, free);
         }
         // If it failed, the next take of this tab says it again, and for everybody else the lease lapses.
-        let over = self
-            .partings
-            .extract_if(.., |parting| parting.quit == sent.id);
-        for parting in over {
-            cx.act(Action::Released(parting.lease));
-        }
+        self.part(cx, |parting| parting.quit == sent.id);
         let again = now + self.heartbeat();
-        self.passing = self.passing.take().and_then(|mut passing| {
-            if passing.pass != sent.command {
-                return Some(passing);
+        if let Some(passing) = &mut self.passing
+            && passing.sent == Some(sent.id)
+        {
+            passing.sent = None;
+            passing.next = again;
+            if answer.is_some() || now >= passing.until {
+                self.passing = None;
             }
-            passing.next = Some(again);
-            (answer.is_none() && now < passing.until).then_some(passing)
+        }
+    }
+
+    /// Those leases are gone.
+    fn part(&mut self, cx: &mut Context<'_>, is_gone: impl Fn(&Parting) -> bool) {
+        self.partings.retain(|parting| {
+            let is_gone = is_gone(parting);
+            if is_gone {
+                cx.act(Action::Released(parting.lease));
+            }
+            !is_gone
         });
     }
 
     fn pass(&mut self, cx: &mut Context<'_>) {
-        let Some(mut passing) = self.passing.take().filter(|_| !self.suspended) else {
+        let Some(mut passing) = self.passing.take() else {
             return;
         };
         if cx.past.must_pass(&passing.grant) {
-            self.send(cx, passing.pass.clone());
-            passing.next = None;
+            passing.sent = Some(self.send(cx, passing.pass.clone()));
             self.passing = Some(passing);
         }
     }
@@ -319,8 +333,14 @@ impl Contender {
     }
 
     /// What came of a renewal, or of the claim.
-    pub(super) fn renewed(&mut self, cx: &mut Context<'_>, sent: &Sent, answer: Option<Outcome>) {
-        let (Command::Renew { who, .. } | Command::Claim { who, .. }) = &sent.command else {
+    pub(super) fn renewed(
+        &mut self,
+        cx: &mut Context<'_>,
+        sent: Sent,
+        command: &Command,
+        answer: Option<Outcome>,
+    ) {
+        let (Command::Renew { who, .. } | Command::Claim { who, .. }) = command else {
             return;
         };
         let (beat, now) = (self.heartbeat(), cx.now());
@@ -338,10 +358,9 @@ impl Contender {
             }
             return self.participant.renewal_failed();
         };
-        let (command, at) = (&sent.command, sent.at);
         match self
             .participant
-            .renewed(cx.past, command, at, now, &outcome)
+            .renewed(cx.past, command, sent.at, now, &outcome)
         {
             Renewed::Until(_) => {
                 if let Some(keeping) = &mut self.keeping {
@@ -370,10 +389,7 @@ impl Contender {
             let reason = self.reason_by_time(now);
             self.end_lease(cx, reason);
         }
-        let over = self.partings.extract_if(.., |parting| parting.until <= now);
-        for parting in over {
-            cx.act(Action::Released(parting.lease));
-        }
+        self.part(cx, |parting| parting.until <= now);
     }
 
     /// Why a lease that ran out did: the store has failed, or does not answer in time; else this tab was

@@ -24,8 +24,6 @@ mod calls;
 mod keeping;
 mod timers;
 
-use std::collections::VecDeque;
-
 pub use timers::Timer;
 
 use crate::config::Config;
@@ -113,8 +111,10 @@ pub enum Event {
     Abandoned,
     /// What came of a command. Nothing: it failed, and may or may not have been applied.
     Answer {
-        /// Which one.
+        /// Which one …
         id: SendId,
+        /// … and what it was.
+        command: Command,
         /// What the store said.
         answer: Option<Outcome>,
     },
@@ -205,12 +205,13 @@ pub enum End {
 }
 
 /// A command on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent {
     id: SendId,
-    command: Command,
     /// Read before it was sent.
     at: Now,
+    /// It gives something up that was held or asked for.
+    leaves: bool,
 }
 
 /// One lock object. See the [module](self).
@@ -248,7 +249,7 @@ pub struct Contender {
 struct Context<'a> {
     past: &'a mut Past,
     at: Moment<'a>,
-    out: &'a mut VecDeque<Action>,
+    out: &'a mut Vec<Action>,
 }
 
 impl Context<'_> {
@@ -256,8 +257,9 @@ impl Context<'_> {
         self.at.now
     }
 
+    #[inline(never)]
     fn act(&mut self, action: Action) {
-        self.out.push_back(action);
+        self.out.push(action);
     }
 }
 
@@ -295,13 +297,7 @@ impl Contender {
     }
 
     /// Everything that happens, but for [`Contender::fence`].
-    pub fn handle(
-        &mut self,
-        past: &mut Past,
-        at: Moment<'_>,
-        event: Event,
-        out: &mut VecDeque<Action>,
-    ) {
+    pub fn handle(&mut self, past: &mut Past, at: Moment<'_>, event: Event, out: &mut Vec<Action>) {
         let cx = &mut Context { past, at, out };
         match event {
             Event::Call { id, patience } => self.calls.push(Call::new(id, patience)),
@@ -310,7 +306,11 @@ impl Contender {
             Event::Shared(lease) => self.shared(lease),
             Event::GuardDropped(lease) => self.guard_dropped(lease),
             Event::Abandoned => self.abandoned = true,
-            Event::Answer { id, answer } => self.answered(cx, id, answer),
+            Event::Answer {
+                id,
+                command,
+                answer,
+            } => self.answered(cx, id, &command, answer),
             Event::Closing => self.close(cx),
             Event::Heard(message) => self.heard(cx, message),
             Event::Died(tab) => self.died(cx, &tab),
@@ -334,7 +334,7 @@ impl Contender {
         past: &mut Past,
         at: Moment<'_>,
         lease: LeaseId,
-        out: &mut VecDeque<Action>,
+        out: &mut Vec<Action>,
     ) -> Option<Fence> {
         let cx = &mut Context { past, at, out };
         self.expire(cx);
@@ -397,24 +397,32 @@ impl Contender {
             }
             return id;
         }
-        self.sent.push(Sent {
-            id,
-            command: command.clone(),
-            at: cx.now(),
-        });
+        let (at, leaves) = (
+            cx.now(),
+            matches!(command, Command::Quit { .. } | Command::Pass { .. }),
+        );
+        self.sent.push(Sent { id, at, leaves });
         cx.act(Action::Send { id, command });
         id
     }
 
-    fn answered(&mut self, cx: &mut Context<'_>, id: SendId, answer: Option<Outcome>) {
+    fn answered(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: SendId,
+        command: &Command,
+        answer: Option<Outcome>,
+    ) {
         let Some(place) = self.sent.iter().position(|sent| sent.id == id) else {
             return;
         };
-        let sent = self.sent.remove(place);
-        match &sent.command {
-            Command::Take(take) => self.taken(cx, &sent, take, answer),
-            Command::Claim { .. } | Command::Renew { .. } => self.renewed(cx, &sent, answer),
-            Command::Quit { .. } | Command::Pass { .. } => self.gone(cx, &sent, answer),
+        let sent = self.sent.swap_remove(place);
+        match command {
+            Command::Take(take) => self.taken(cx, sent, take, answer),
+            Command::Claim { .. } | Command::Renew { .. } => {
+                self.renewed(cx, sent, command, answer);
+            }
+            Command::Quit { .. } | Command::Pass { .. } => self.gone(cx, sent, command, answer),
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Contender;
 use super::calls::{Beacon, Call};
+use super::keeping::LONG_BEATS;
 use crate::participant::Now;
 
 /// What a lock object waits for the clock for.
@@ -11,12 +12,12 @@ use crate::participant::Now;
 pub enum Timer {
     /// The lease is not good any more. Before all else, also before what has been heard by then.
     Expiry,
+    /// A lease without guards has stayed for long enough. Before it would be renewed.
+    Linger,
     /// The next renewal, or the retry of one that failed.
     Beat,
     /// A fenced transaction holds the store up: the next renewal behind it.
     BeatBehind,
-    /// A lease without guards has stayed for long enough.
-    Linger,
     /// A call that rests asks the store again, or one that is held back has been patient for long enough.
     Look,
     /// A lease that was handed on by a message, and not claimed yet as far as is known, is written down.
@@ -33,9 +34,9 @@ impl Timer {
     /// All there are.
     pub const ALL: [Self; 9] = [
         Self::Expiry,
+        Self::Linger,
         Self::Beat,
         Self::BeatBehind,
-        Self::Linger,
         Self::Look,
         Self::Pass,
         Self::Reply,
@@ -70,8 +71,10 @@ impl Contender {
             }
             Timer::Linger => keeping?.lingers_until(),
             Timer::Look => calls.filter_map(Call::looks_at).min(),
-            Timer::Pass if self.suspended => None,
-            Timer::Pass => self.passing.as_ref()?.next,
+            Timer::Pass => {
+                let passing = self.passing.as_ref()?;
+                (passing.sent.is_none() && !self.suspended).then_some(passing.next)
+            }
             Timer::Reply => calls.filter_map(Call::waits_for_reply_until).min(),
             Timer::Beacon => match self.beacon {
                 Beacon::AwaitedUntil(until) => Some(until),
@@ -87,11 +90,17 @@ impl Contender {
         self.due_at(Timer::Expiry).is_some_and(|until| until <= now)
     }
 
-    /// Whether a renewal may as well be sent now, with those of other locks: a quarter of its pause early.
+    /// Whether a renewal may as well be sent now, with those of other locks. More than half of a beat early, so
+    /// that of two groups one always joins the other; but a lease that is renewed seldom is not much less so
+    /// because others are busy.
     #[must_use]
     pub fn may_beat(&self, now: Now) -> bool {
-        let early = |beat: Now| beat.saturating_sub(self.heartbeat() / 4) <= now;
-        self.due_at(Timer::Beat).is_some_and(early)
+        let early = match self.participant.long() {
+            None => self.heartbeat() * 5 / 8,
+            Some(long) => long / LONG_BEATS / 4,
+        };
+        let due = self.due_at(Timer::Beat);
+        due.is_some_and(|beat| beat.saturating_sub(early) <= now)
     }
 
     /// How soon the next renewal follows one that waits behind a fenced transaction.

@@ -37,7 +37,7 @@ impl<E> Core<E> {
 impl<S: BackingStore> Driver<S> {
     /// Opens a slot for a new call.
     fn open(&self, slot: Slot<S::Error>) -> CallId {
-        static CALLS: AtomicU64 = AtomicU64::new(0);
+        static CALLS: AtomicU64 = AtomicU64::new(1);
         let call = {
             let mut core = self.core();
             core.spawner = Some(Spawner::current());
@@ -170,35 +170,44 @@ impl<S: BackingStore> Future for Acquiring<S> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let id = *this.call.get_or_insert_with(|| {
-            let id = this.driver.open(Slot::Waits(None));
-            let patience = this.patience;
+        loop {
+            match this.look(context) {
+                // Lost before its caller could get it: the call asks anew.
+                Some(Ok(Some(guard))) if !guard.is_held() => this.call = None,
+                Some(settled) => {
+                    this.driver.note_told(&settled);
+                    return Poll::Ready(settled);
+                }
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<S: BackingStore> Acquiring<S> {
+    /// What the call was settled with.
+    fn look(&mut self, context: &mut Context<'_>) -> Option<Settled<S::Error>> {
+        let id = *self.call.get_or_insert_with(|| {
+            let id = self.driver.open(Slot::Waits(None));
+            let patience = self.patience;
             // May settle it at once.
-            this.driver.tell(this.object, Event::Call { id, patience });
+            self.driver.tell(self.object, Event::Call { id, patience });
             id
         });
         let over = |deadline: &mut BoxFuture<()>| deadline.as_mut().poll(context).is_ready();
-        if this.deadline.as_mut().is_some_and(over) {
-            this.deadline = None;
-            this.driver.tell(this.object, Event::Look);
+        if self.deadline.as_mut().is_some_and(over) {
+            self.deadline = None;
+            self.driver.tell(self.object, Event::Look);
         }
-        let slot = {
-            let mut core = this.driver.core();
-            let Some(place) = core.slot(id) else {
-                return Poll::Pending;
-            };
-            if let Slot::Waits(waker) = &mut core.calls[place].1 {
-                *waker = Some(context.waker().clone());
-                return Poll::Pending;
-            }
-            core.take_slot(id)
-        };
-        match slot {
-            Some(Slot::Settled(settled)) => {
-                this.driver.note_told(&settled);
-                Poll::Ready(settled)
-            }
-            _ => Poll::Pending,
+        let mut core = self.driver.core();
+        let place = core.slot(id)?;
+        if let Slot::Waits(waker) = &mut core.calls[place].1 {
+            *waker = Some(context.waker().clone());
+            return None;
+        }
+        match core.take_slot(id) {
+            Some(Slot::Settled(settled)) => Some(settled),
+            _ => None,
         }
     }
 }

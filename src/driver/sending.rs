@@ -35,7 +35,7 @@ impl<S: BackingStore> Driver<S> {
     /// Keeps a command until all that is due has been decided.
     pub(super) fn collect(&self, object: ObjectId, id: SendId, command: Command) {
         if let Some(key) = self.key_of(object) {
-            let key = key.to_string();
+            let key = (*key).to_owned();
             self.core().outbox.push(Parcel {
                 object,
                 id,
@@ -45,13 +45,20 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Sends what was collected: in one step, if the store has such, else side by side.
+    /// Sends what was collected: together, if the store has a step for that, else side by side. Renewals go
+    /// by themselves: in a transaction of nothing else they need not wait for what is read.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
-        if batch.len() > 1 && self.store.batches() {
-            return self.send_together(batch);
+        if batch.len() == 1 || !self.store.batches() {
+            return batch
+                .into_iter()
+                .for_each(|parcel| self.send_together(vec![parcel]));
         }
-        for parcel in batch {
-            self.send_together(vec![parcel]);
+        let renews = |parcel: &Parcel| matches!(parcel.command, Command::Renew { .. });
+        let (renewals, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(renews);
+        for batch in [renewals, others] {
+            if !batch.is_empty() {
+                self.send_together(batch);
+            }
         }
     }
 
@@ -60,33 +67,49 @@ impl<S: BackingStore> Driver<S> {
             return;
         };
         spawner.spawn(async move {
-            let answers = if let [parcel] = &*batch {
-                vec![this.store.apply(&parcel.key, parcel.command.clone()).await]
-            } else {
-                let commands = batch
-                    .iter()
-                    .map(|parcel| (parcel.key.clone(), parcel.command.clone()));
+            let answers = if this.store.batches() {
+                let commands = batch.iter();
+                let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
                 this.store.apply_all(commands.collect()).await
+            } else {
+                let mut answers = Vec::new();
+                for parcel in &batch {
+                    answers.push(this.store.apply(&parcel.key, parcel.command.clone()).await);
+                }
+                answers
             };
             this.answered(batch, answers);
         });
     }
 
     fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Outcome, S::Error>>) {
-        let mut events = Vec::with_capacity(batch.len());
+        for (parcel, answer) in batch.iter().zip(&answers) {
+            trace(parcel, answer);
+        }
+        let mut core = self.core();
         for (parcel, answer) in batch.into_iter().zip(answers) {
-            trace(&parcel, &answer);
-            let Parcel { object, id, .. } = parcel;
+            let Parcel {
+                object,
+                id,
+                command,
+                ..
+            } = parcel;
             let answer = match answer {
                 Ok(outcome) => Some(outcome),
                 Err(error) => {
-                    self.core().failed.push(Failure { object, id, error });
+                    core.failed.push(Failure { object, id, error });
                     None
                 }
             };
-            events.push((object, Event::Answer { id, answer }));
+            let event = Event::Answer {
+                id,
+                command,
+                answer,
+            };
+            core.events.push((object, event));
         }
-        self.enter(events);
+        drop(core);
+        self.run();
     }
 }
 

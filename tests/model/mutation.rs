@@ -1,7 +1,6 @@
 //! Ways to break a rule without a copy of it: what goes into the crate's functions, or what comes out of
 //! them, is altered.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tab_lease::contender::{Action as Act, Event};
@@ -448,7 +447,7 @@ impl Mutation {
     }
 
     /// Before what the contender has decided is performed, for a tab with so many guards.
-    pub fn acted(self, out: &mut VecDeque<Act>, guards: u8) {
+    pub fn acted(self, out: &mut Vec<Act>, guards: u8) {
         match self {
             Self::ReleasedUnclaimed if guards == 0 => {
                 for act in out {
@@ -491,7 +490,7 @@ impl Mutation {
 }
 
 /// Does some of that twice.
-fn repeat(out: &mut VecDeque<Act>, which: fn(&Act) -> bool) {
+fn repeat(out: &mut Vec<Act>, which: fn(&Act) -> bool) {
     let again: Vec<_> = out.iter().filter(|act| which(act)).cloned().collect();
     out.extend(again);
 }

@@ -3,8 +3,6 @@
 //! The driver's contract is kept: what has expired is told first, and every action is performed, in order,
 //! before the next event is handled.
 
-use std::collections::VecDeque;
-
 use tab_lease::Config;
 use tab_lease::LossReason;
 use tab_lease::contender::{
@@ -131,8 +129,8 @@ impl World {
         state: &mut State,
         i: usize,
         now: Now,
-        decide: impl FnOnce(&mut Contender, &mut Past, Moment<'_>, &mut VecDeque<Act>) -> T,
-    ) -> (T, VecDeque<Act>) {
+        decide: impl FnOnce(&mut Contender, &mut Past, Moment<'_>, &mut Vec<Act>) -> T,
+    ) -> (T, Vec<Act>) {
         let wall_ms = self.wall(state);
         // Request ids are unique within a tab, whichever of its lock objects makes them.
         let fresh_request = 1 + i as u64 + 10 * state.tabs[i].requests;
@@ -152,7 +150,7 @@ impl World {
             lit: kind.beacon,
             would_tell: &|tab| evidence.has_seen(tab),
         };
-        let mut out = VecDeque::new();
+        let mut out = Vec::new();
         let decided = decide(contender, &mut state.pasts[kind.tab], at, &mut out);
         let uses = |act: &Act| match act {
             Act::Send {
@@ -166,7 +164,7 @@ impl World {
     }
 
     /// What would be decided.
-    pub fn imagine(&self, state: &State, i: usize, event: Event) -> (Contender, VecDeque<Act>) {
+    pub fn imagine(&self, state: &State, i: usize, event: Event) -> (Contender, Vec<Act>) {
         let mut contender = state.tabs[i].contender.clone();
         let mut past = state.pasts[self.kinds[i].tab].clone();
         let at = Moment {
@@ -177,7 +175,7 @@ impl World {
             lit: self.kinds[i].beacon,
             would_tell: &|_| false,
         };
-        let mut out = VecDeque::new();
+        let mut out = Vec::new();
         contender.handle(&mut past, at, event, &mut out);
         (contender, out)
     }
@@ -192,7 +190,7 @@ impl World {
     }
 
     /// Performs what was decided, in order, and sees to it that it fits.
-    pub fn follow(&self, state: &mut State, i: usize, event: &Event, out: VecDeque<Act>) {
+    pub fn follow(&self, state: &mut State, i: usize, event: &Event, out: Vec<Act>) {
         self.check_quit(state, i, event, &out);
         for act in out {
             self.perform(state, i, event, act);
@@ -219,7 +217,7 @@ impl World {
     }
 
     /// A quit in place of the claim would leave the record with the tab that handed the lease on.
-    fn check_quit(&self, state: &mut State, i: usize, event: &Event, out: &VecDeque<Act>) {
+    fn check_quit(&self, state: &mut State, i: usize, event: &Event, out: &[Act]) {
         let unclaimed = state.tabs[i].unclaimed;
         let quits = |act: &Act| match act {
             Act::Send {
@@ -583,7 +581,16 @@ impl World {
             self.quit_blindly(state, i, take.who.clone());
         }
         let wants = state.left.wants;
-        self.handle_at(state, i, now, Event::Answer { id: to.id, answer });
+        self.handle_at(
+            state,
+            i,
+            now,
+            Event::Answer {
+                id: to.id,
+                command: command.clone(),
+                answer,
+            },
+        );
         match (command, outcome) {
             (Command::Take(take), Some(Outcome::Waiting(waiting))) => {
                 // The same as the participant would say, of somebody who is not the head.
@@ -883,7 +890,7 @@ impl World {
             }
             _ => {}
         }
-        let mut out = VecDeque::new();
+        let mut out = Vec::new();
         for event in events {
             let (_, acts) = self.decide(state, i, now, |contender, past, at, out| {
                 contender.handle(past, at, event, out);
@@ -941,7 +948,7 @@ impl World {
         i: usize,
         (tab, past): &(Tab, Past),
         event: &Event,
-        out: &mut VecDeque<Act>,
+        out: &mut Vec<Act>,
     ) {
         let mut trial = state.clone();
         trial.tabs[i] = tab.clone();
@@ -974,7 +981,7 @@ impl World {
         i: usize,
         event: &Event,
         (before, past): &(Tab, Past),
-        out: &mut VecDeque<Act>,
+        out: &mut Vec<Act>,
     ) {
         let delegates = out
             .iter()
@@ -1021,7 +1028,15 @@ impl World {
                 if mutation == forgotten && looks_again.is_some() {
                     // An answer that says nothing.
                     let answer = Some(Outcome::Refused);
-                    self.handle(state, i, Event::Answer { id: *id, answer });
+                    self.handle(
+                        state,
+                        i,
+                        Event::Answer {
+                            id: *id,
+                            command: Command::Take(take.clone()),
+                            answer,
+                        },
+                    );
                 }
                 if mutation == Mutation::TakesTwice {
                     let command = What::Command(Command::Take(take.clone()));

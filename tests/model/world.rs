@@ -187,7 +187,9 @@ pub struct Sent {
 
 impl Hash for Sent {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.what, self.awaited, self.held).hash(state);
+        // The contender knows a command by when it was sent.
+        let at = self.awaited.then_some(self.at);
+        (&self.what, at, self.held).hash(state);
     }
 }
 
@@ -611,18 +613,7 @@ impl World {
     pub fn step(&self, state: &mut State, action: Action) {
         match action {
             Action::Tick => self.tick(state),
-            Action::Do(i, deed, pace) => {
-                self.act(state, i, deed);
-                match pace {
-                    Pace::Sent
-                        if self.brisk && !self.long_writes && state.tabs[i].outbox.len() == 1 =>
-                    {
-                        state.tabs[i].outbox[0].held = true;
-                    }
-                    Pace::Sent => {}
-                    Pace::Applied | Pace::Answered => self.apply(state, i, 0, pace),
-                }
-            }
+            Action::Do(i, deed, pace) => self.act_at(state, i, deed, pace),
             Action::Apply(i, k, pace) => self.apply(state, i, k, pace),
             Action::Deliver(i, k) => self.deliver(state, i, k),
             Action::CallAndDeliver(i, k) => {
@@ -677,6 +668,17 @@ impl World {
             | Action::Hide(_)
             | Action::Resume(_)
             | Action::Crash(..) => self.live(state, action),
+        }
+    }
+
+    fn act_at(&self, state: &mut State, i: usize, deed: Deed, pace: Pace) {
+        self.act(state, i, deed);
+        match pace {
+            Pace::Sent if self.brisk && !self.long_writes && state.tabs[i].outbox.len() == 1 => {
+                state.tabs[i].outbox[0].held = true;
+            }
+            Pace::Sent => {}
+            Pace::Applied | Pace::Answered => self.apply(state, i, 0, pace),
         }
     }
 

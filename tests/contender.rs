@@ -1008,3 +1008,25 @@ fn a_stale_answer_changes_nothing() {
     assert!(actions.is_empty());
     assert_eq!(tab.contender.lease(), Some(lease));
 }
+
+#[test]
+fn what_was_answered_before_the_store_was_closed_begins_no_lease() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let (call, actions) = tab.acquire();
+    let before = only_send(&actions);
+    let actions = tab.feed(Event::Closing);
+    let anew = only_send(&actions);
+    assert_ne!(take(&actions).who, held_by(&before.1));
+    assert!(settled(&tab.answer(&mut record, before)).is_empty());
+    // The database is another one now.
+    let mut record = None;
+    let actions = tab.answer(&mut record, anew);
+    assert!(matches!(settled(&actions)[..], [(of, End::Held { .. })] if of == call));
+}
+
+fn held_by(command: &Command) -> Requester {
+    match command {
+        Command::Take(take) => take.who.clone(),
+        other => panic!("{other:?}"),
+    }
+}

@@ -18,7 +18,7 @@ use crate::turns::{HeldBack, Turn};
 const BEACON_PATIENCE_MS: u64 = 100;
 
 /// Whether it is known if this tab's beacon is going to be held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beacon {
     Unknown,
     /// A take waits for it.
@@ -27,23 +27,23 @@ pub(super) enum Beacon {
 }
 
 /// A call that has not been settled.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Call {
     pub(super) id: CallId,
-    patience: Patience,
-    step: Step,
+    pub(super) patience: Patience,
+    pub(super) step: Step,
     /// How often the store has refused it.
-    refusals: u32,
+    pub(super) refusals: u32,
     /// Its last answer came when the lease was over already.
-    late: bool,
+    pub(super) late: bool,
     /// The take that was sent for it.
-    sent: Option<SendId>,
-    held_back: Option<HeldBack>,
+    pub(super) sent: Option<SendId>,
+    pub(super) held_back: Option<HeldBack>,
 }
 
 /// What a call does now.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Step {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
     /// It shares the lease that is held here, if it may; else it asks.
     Comes,
     /// The lease is held here, but another tab is next: until then at most.
@@ -160,6 +160,15 @@ impl Contender {
             if matches!(call.step, Step::Rests { .. }) {
                 call.step = Step::Asks(from);
             }
+        }
+    }
+
+    /// All calls that do not share a lease ask from now on.
+    pub(super) fn ask_anew(&mut self) {
+        let from = SendId(self.next_send);
+        for call in &mut self.calls {
+            call.step = Step::Asks(from);
+            call.sent = None;
         }
     }
 

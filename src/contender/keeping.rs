@@ -25,17 +25,17 @@ const PASS_AFTER_MS: u64 = 10;
 pub(super) const LONG_BEATS: u32 = 3;
 
 /// A lease that is held here.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Keeping {
     pub(super) lease: LeaseId,
-    epoch: u64,
-    token: u64,
-    guards: u32,
+    pub(super) epoch: u64,
+    pub(super) token: u64,
+    pub(super) guards: u32,
     /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
     /// taken again, while it lingers, nobody else can have had it.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// A caller has got its guard.
-    told: bool,
+    pub(super) told: bool,
     /// Nothing before the first claim of a lease that began by a message.
     pub(super) next_beat: Option<Now>,
     /// The renewal that the next beat waits for.
@@ -43,13 +43,13 @@ pub(super) struct Keeping {
     /// When the latest renewal was sent.
     pub(super) last_sent: Now,
     /// The store has taken no renewal since the last that it took.
-    store_failed: bool,
-    linger: Linger,
+    pub(super) store_failed: bool,
+    pub(super) linger: Linger,
 }
 
 /// A lease that nobody uses stays for a beat, if nobody wants it: taking it again costs nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Linger {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Linger {
     /// It is in use.
     No,
     Until(Now),
@@ -58,25 +58,25 @@ enum Linger {
 }
 
 /// A lease that was given up by a quit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parting {
-    lease: LeaseId,
-    quit: SendId,
+    pub(super) lease: LeaseId,
+    pub(super) quit: SendId,
     /// By then it has lapsed, whether the store was told or not.
     pub(super) until: Now,
 }
 
 /// A lease that was handed on by a message.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Passing {
-    grant: Grant,
-    pass: Command,
+    pub(super) grant: Grant,
+    pub(super) pass: Command,
     /// A pass is on its way.
     pub(super) sent: Option<SendId>,
     /// When else to send one.
     pub(super) next: Now,
     /// It cannot matter any more after that.
-    until: Now,
+    pub(super) until: Now,
 }
 
 impl Keeping {

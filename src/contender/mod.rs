@@ -19,6 +19,7 @@
 //! what must hold, whatever has happened: a lease that nobody uses and somebody wants is given up, a call
 //! that may share the lease shares it, a request without callers ends, whoever asks has a take on its way.
 
+mod alike;
 mod calls;
 mod keeping;
 mod timers;
@@ -204,7 +205,7 @@ pub enum End {
 }
 
 /// A command on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent {
     id: SendId,
     /// Read before it was sent.
@@ -214,7 +215,7 @@ struct Sent {
 }
 
 /// One lock object. See the [module](self).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contender {
     lease_ms: u32,
     heartbeat_ms: u32,
@@ -310,7 +311,7 @@ impl Contender {
                 command,
                 answer,
             } => self.answered(cx, id, &command, answer),
-            Event::Closing => self.end_lease(cx, LossReason::StoreClosed),
+            Event::Closing => self.close(cx),
             Event::Heard(message) => self.heard(cx, message),
             Event::Died(tab) => self.died(cx, &tab),
             Event::SteppedAside(lease) => self.claim(cx, lease),
@@ -350,6 +351,12 @@ impl Contender {
     pub fn good_until(&self) -> Option<Now> {
         self.keeping.as_ref()?;
         self.participant.good_until()
+    }
+
+    /// What it believes, for whoever looks on.
+    #[must_use]
+    pub fn participant(&self) -> &Participant {
+        &self.participant
     }
 
     /// The present lease.
@@ -469,6 +476,16 @@ impl Contender {
         }
         // Whoever waits here asks for another length now.
         self.rouse();
+    }
+
+    /// The store is closed, and may be deleted: what it answered before that does not count any more. Whoever
+    /// waits here asks anew, by another request.
+    fn close(&mut self, cx: &mut Context<'_>) {
+        self.end_lease(cx, LossReason::StoreClosed);
+        // The next take names the request as ended.
+        if self.participant.end(cx.past).is_some() {
+            self.ask_anew();
+        }
     }
 
     /// The page is about to be stopped: whatever is held or asked for is over.

@@ -1,36 +1,23 @@
 //! A held lock: dropping the last guard releases it, [`lost`](CrossProcessStoreLockGuard::lost)
 //! resolves when it is gone.
 
-use std::any::Any;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::contender::{Event, LeaseId};
 use crate::error::{LeaseLost, LossReason};
-use crate::platform::{Clock, MaybeSend, MaybeSync, Mutex, MutexGuard};
-use crate::rules::Fence;
+use crate::fence::Fences;
+use crate::participant::Holding;
+use crate::platform::{Clock, sleep_until};
+use crate::sync::{Notify, select};
 
-/// Which lock object of its driver's.
-pub(crate) type ObjectId = u64;
-
-/// What a guard needs of its lock, whatever the store. It is declared here and implemented above.
-pub(crate) trait Port: MaybeSend + MaybeSync {
-    /// Something has happened.
-    fn feed(&self, object: ObjectId, event: Event);
-    /// A fenced transaction begins. Nothing, if the lease has ended; then the guards have been told.
-    fn fence(&self, object: ObjectId, lease: LeaseId) -> Option<Fence>;
-    fn store(&self) -> &dyn Any;
-}
-
-/// How a lease stands.
+/// How a tenure stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Phase {
     Held,
-    /// Without a guard, but still ours, so that taking it again costs nothing.
-    Lingers,
+    /// Without a guard, but still ours, so that taking it again costs nothing. Whoever waits gets it at
+    /// once.
+    Lingering,
     /// Given up; the store has been told, as far as it could be.
     Released,
     Lost(LossReason),
@@ -49,229 +36,142 @@ pub(crate) fn cuts() -> usize {
     CUTS.load(Ordering::Relaxed)
 }
 
-/// One stretch of holding, as its guards see it.
-pub(crate) struct Lease {
-    pub(crate) id: LeaseId,
+/// One stretch of holding, shared by the guards of this process and the heartbeat.
+///
+/// The number of guards grows only under the lock's state mutex, where the heartbeat also decides
+/// to release; so a lease that is being released is never shared again.
+pub(crate) struct Tenure {
     pub(crate) token: u64,
     epoch: u64,
-    pub(crate) object: ObjectId,
-    pub(crate) key: Arc<str>,
-    pub(crate) clock: Clock,
-    pub(crate) port: Weak<dyn Port>,
-    /// Microseconds on `clock` until which the lease is good, margin taken off. Written in one place,
-    /// where the driver publishes what its contender says.
-    good_until: AtomicU64,
+    /// For fenced transactions.
+    pub(crate) lock: Weak<dyn Fences>,
+    /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
+    /// taken again, while it lingers, nobody else can have had it.
+    dirty: AtomicBool,
+    /// A caller was given a guard.
+    told: AtomicBool,
+    clock: Clock,
     guards: AtomicUsize,
-    stand: Mutex<Stand>,
+    /// Microseconds on `clock` until which the lease is good, margin taken off.
+    good_until: AtomicU64,
+    phase: Mutex<Phase>,
+    /// Tells of a new phase …
+    changed: Notify,
+    /// … and of one that is the last.
+    ended: Notify,
+    /// The last guard was dropped, or somebody wants the lock: the heartbeat looks now, not at its next
+    /// beat.
+    pub(crate) stirred: Notify,
+    /// Who waits is not known any more: the next beat is due now.
+    outdated: AtomicBool,
+    /// The heartbeat waits for the answer to a renewal.
+    pub(crate) renewing: AtomicBool,
 }
 
-struct Stand {
-    standing: Standing,
-    /// Who is told when that changes, each by its number.
-    waiters: Vec<(u64, Waiter)>,
-    next_waiter: u64,
-}
-
-/// Answers whether it has heard what it waits for.
-#[cfg(all(target_arch = "wasm32", feature = "npm"))]
-type Hears = dyn FnMut(&Lease, Standing) -> bool;
-
-enum Waiter {
-    Wakes(Waker),
-    #[cfg(all(target_arch = "wasm32", feature = "npm"))]
-    Hears(Box<Hears>),
-}
-
-impl Waiter {
-    /// Answers whether it need not be told again.
-    #[cfg_attr(
-        not(feature = "npm"),
-        allow(unused_variables, reason = "only the npm surface listens")
-    )]
-    fn tell(&mut self, lease: &Lease, standing: Standing) -> bool {
-        match self {
-            Self::Wakes(waker) => {
-                waker.wake_by_ref();
-                true
-            }
-            #[cfg(all(target_arch = "wasm32", feature = "npm"))]
-            Self::Hears(hear) => hear(lease, standing),
-        }
-    }
-}
-
-impl std::fmt::Debug for Lease {
+impl std::fmt::Debug for Tenure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease")
+        f.debug_struct("Tenure")
             .field("token", &self.token)
-            .field("standing", &self.standing())
+            .field("phase", &self.phase)
             .finish_non_exhaustive()
     }
 }
 
-impl Lease {
+impl Tenure {
     pub(crate) fn new(
-        (object, id): (ObjectId, LeaseId),
-        (epoch, token): (u64, u64),
-        key: Arc<str>,
+        holding: Holding,
+        good_until: Duration,
         clock: Clock,
-        port: Weak<dyn Port>,
-    ) -> Self {
-        Self {
-            id,
-            token,
-            epoch,
-            object,
-            key,
+        lock: Weak<dyn Fences>,
+    ) -> Arc<Self> {
+        let tenure = Self {
+            token: holding.token,
+            epoch: holding.epoch,
+            lock,
+            dirty: AtomicBool::new(holding.dirty),
+            told: AtomicBool::new(false),
             clock,
-            port,
-            good_until: AtomicU64::new(0),
             guards: AtomicUsize::new(0),
-            stand: Mutex::new(Stand {
-                standing: Standing::Held,
-                waiters: Vec::new(),
-                next_waiter: 0,
-            }),
-        }
+            good_until: AtomicU64::new(0),
+            phase: Mutex::new(Phase::Held),
+            changed: Notify::new(),
+            ended: Notify::new(),
+            stirred: Notify::new(),
+            outdated: AtomicBool::new(false),
+            renewing: AtomicBool::new(false),
+        };
+        tenure.extend(good_until);
+        #[allow(
+            clippy::arc_with_non_send_sync,
+            reason = "it is both, where there are threads"
+        )]
+        Arc::new(tenure)
     }
 
-    /// Until when guards may believe; nothing, if they may not any more.
-    pub(crate) fn publish(&self, good_until: Option<Duration>) {
-        let us = good_until.unwrap_or_default().as_micros();
-        let us = u64::try_from(us).unwrap_or(u64::MAX);
-        if us < self.good_until.swap(us, Ordering::AcqRel) && self.is_used() {
+    pub(crate) fn extend(&self, good_until: Duration) {
+        let us = u64::try_from(good_until.as_micros()).unwrap_or(u64::MAX);
+        if us < self.good_until.swap(us, Ordering::AcqRel) {
             CUTS.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn good_until(&self) -> Duration {
+    pub(crate) fn good_until(&self) -> Duration {
         Duration::from_micros(self.good_until.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        *self.lock() = phase;
+        if matches!(phase, Phase::Lost(_)) {
+            CUTS.fetch_add(1, Ordering::Relaxed);
+        }
+        self.changed.notify_waiters();
+        if matches!(phase, Phase::Released | Phase::Lost(_)) {
+            self.ended.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.lock()
     }
 
     pub(crate) fn is_used(&self) -> bool {
         self.guards.load(Ordering::Acquire) > 0
     }
 
-    fn stand(&self) -> MutexGuard<'_, Stand> {
-        self.stand.lock()
-    }
-
-    pub(crate) fn standing(&self) -> Standing {
-        self.stand().standing
-    }
-
-    /// Stands like that from now on; whoever waits for that is told.
-    pub(crate) fn enter(&self, standing: Standing) {
-        let waiters = {
-            let mut stand = self.stand();
-            stand.standing = standing;
-            std::mem::take(&mut stand.waiters)
-        };
-        // Out of the mutex: a waker may run anything.
-        for (number, mut waiter) in waiters {
-            if !waiter.tell(self, standing) {
-                self.stand().waiters.push((number, waiter));
-            }
-        }
-    }
-
-    fn unregister(&self, number: u64) {
-        let waiter = {
-            let waiters = &mut self.stand().waiters;
-            let place = waiters.iter().position(|(of, _)| *of == number);
-            place.map(|place| waiters.swap_remove(place))
-        };
-        drop(waiter);
-    }
-
-    /// A new guard. Only for a call that the contender has counted.
-    pub(crate) fn guard(self: &Arc<Self>, dirty: bool) -> CrossProcessStoreLockGuard {
+    /// One guard more. Only under the lock's state mutex.
+    pub(crate) fn guard(self: &Arc<Self>) -> CrossProcessStoreLockGuard {
         if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
             // Whoever waits for the release of an earlier guard need not wait any longer.
-            self.enter(Standing::Held);
+            self.enter(Phase::Held);
+            if self.told.load(Ordering::Acquire) {
+                self.dirty.store(false, Ordering::Release);
+            }
         }
-        let lease = Arc::clone(self);
-        CrossProcessStoreLockGuard { lease, dirty }
-    }
-
-    fn feed(&self, event: Event) {
-        if let Some(port) = self.port.upgrade() {
-            port.feed(self.object, event);
-        }
-    }
-}
-
-#[cfg(all(target_arch = "wasm32", feature = "npm"))]
-impl Lease {
-    /// Calls `hear` now, and at every change until it answers that it has heard what it waits for. The
-    /// number is for [`Lease::forget`].
-    pub(crate) fn listen(&self, mut hear: impl FnMut(&Lease, Standing) -> bool + 'static) -> u64 {
-        let heard = hear(self, self.standing());
-        let mut stand = self.stand();
-        stand.next_waiter += 1;
-        let number = stand.next_waiter;
-        if !heard {
-            stand.waiters.push((number, Waiter::Hears(Box::new(hear))));
-        }
-        number
-    }
-
-    pub(crate) fn forget(&self, number: u64) {
-        self.unregister(number);
-    }
-}
-
-/// Waits for a change of how a lease stands.
-struct Changes<T> {
-    lease: Arc<Lease>,
-    look: fn(&Lease, Standing) -> Poll<T>,
-    number: Option<u64>,
-}
-
-impl<T> Changes<T> {
-    fn new(lease: &Arc<Lease>, look: fn(&Lease, Standing) -> Poll<T>) -> Self {
-        let lease = Arc::clone(lease);
-        Self {
-            lease,
-            look,
-            number: None,
+        CrossProcessStoreLockGuard {
+            dirty: self.dirty.load(Ordering::Acquire),
+            tenure: Arc::clone(self),
         }
     }
-}
 
-impl<T> Future for Changes<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let this = &mut *self;
-        if let Some(number) = this.number.take() {
-            this.lease.unregister(number);
-        }
-        // Registered before the look, so that no change is missed.
-        let mut stand = this.lease.stand();
-        stand.next_waiter += 1;
-        let number = stand.next_waiter;
-        let waker = Waiter::Wakes(context.waker().clone());
-        stand.waiters.push((number, waker));
-        let standing = stand.standing;
-        drop(stand);
-        this.number = Some(number);
-        (this.look)(&this.lease, standing)
+    /// The heartbeat is to find out who waits.
+    pub(crate) fn look_again(&self) {
+        self.outdated.store(true, Ordering::Release);
+        self.stirred.notify_one();
     }
-}
 
-impl<T> Drop for Changes<T> {
-    fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.lease.unregister(number);
-        }
+    /// Whether it is to, since it last asked.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated.swap(false, Ordering::AcqRel)
     }
-}
 
-/// Whether whoever has let go need not wait any longer: the lock has left this process, or could, or is
-/// used again.
-pub(crate) fn is_free(lease: &Lease, standing: Standing) -> bool {
-    standing != Standing::Held || lease.is_used()
+    /// A guard goes to a caller.
+    pub(crate) fn tell(&self) {
+        self.told.store(true, Ordering::Release);
+    }
 }
 
 /// A held lock. It stays held, renewed by a heartbeat, for as long as one guard of this process
@@ -293,20 +193,20 @@ pub(crate) fn is_free(lease: &Lease, standing: Standing) -> bool {
 #[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct CrossProcessStoreLockGuard {
-    lease: Arc<Lease>,
+    tenure: Arc<Tenure>,
     dirty: bool,
 }
 
 impl CrossProcessStoreLockGuard {
-    pub(crate) fn lease(&self) -> &Arc<Lease> {
-        &self.lease
+    pub(crate) fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
     }
 
     /// The fencing token: a number below 2⁵³ that grows at every change of hands. Store it beside
     /// what you write, and refuse writes with a lower one.
     #[must_use]
     pub fn token(&self) -> u64 {
-        self.lease.token
+        self.tenure.token
     }
 
     /// Which series of tokens [`token`](Self::token) is of: a random number below 2⁵³ that the lock's record
@@ -328,7 +228,7 @@ impl CrossProcessStoreLockGuard {
     /// ```
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.lease.epoch
+        self.tenure.epoch
     }
 
     /// Whether another holder had the lock since this process last did: then whatever is cached of
@@ -341,7 +241,7 @@ impl CrossProcessStoreLockGuard {
     /// Whether the lease is still good, by this process's monotonic clock. Once `false`, it stays so.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.lease.clock.now() < self.lease.good_until()
+        self.tenure.phase() == Phase::Held && self.tenure.clock.now() < self.tenure.good_until()
     }
 
     /// For how much longer the lease is good, by this process's clock; zero, if it is over.
@@ -350,9 +250,11 @@ impl CrossProcessStoreLockGuard {
         allow(dead_code, reason = "only the npm surface asks")
     )]
     pub(crate) fn left(&self) -> Duration {
-        self.lease
-            .good_until()
-            .saturating_sub(self.lease.clock.now())
+        match self.tenure.phase() {
+            Phase::Held => self.tenure.good_until(),
+            _ => Duration::ZERO,
+        }
+        .saturating_sub(self.tenure.clock.now())
     }
 
     /// Why the lease is not good any more, if so. One that has run out unseen is reported to everybody now.
@@ -360,10 +262,11 @@ impl CrossProcessStoreLockGuard {
         if self.is_held() {
             return None;
         }
-        self.lease.feed(Event::Look);
-        Some(match self.lease.standing() {
-            Standing::Lost(reason) => reason,
-            // In the middle of being told.
+        if let Some(lock) = self.tenure.lock.upgrade() {
+            lock.look();
+        }
+        Some(match self.tenure.phase() {
+            Phase::Lost(reason) => reason,
             _ => LossReason::Expired,
         })
     }
@@ -394,21 +297,31 @@ impl CrossProcessStoreLockGuard {
             let token = self.token();
             return Err(LeaseLost { token, reason });
         }
-        // This guard lives: there is one already, so the lease cannot be about to be released.
-        self.lease.feed(Event::Shared(self.lease.id));
-        Ok(self.lease.guard(self.dirty))
+        // This guard lives: there is one already, so the heartbeat cannot be about to release.
+        self.tenure.guards.fetch_add(1, Ordering::AcqRel);
+        Ok(Self {
+            tenure: Arc::clone(&self.tenure),
+            dirty: self.dirty,
+        })
     }
 
     /// Resolves when the lease is lost; never, if it is released before. What the lock protects must
     /// not be written from then on. The future may outlive the guard, and does not keep the lock.
     pub fn lost(&self) -> impl Future<Output = LeaseLost> + use<> {
-        Changes::new(&self.lease, |lease, standing| match standing {
-            Standing::Lost(reason) => {
-                let token = lease.token;
-                Poll::Ready(LeaseLost { token, reason })
+        let tenure = Arc::clone(&self.tenure);
+        async move {
+            loop {
+                let ended = tenure.ended.notified();
+                let token = tenure.token;
+                match tenure.phase() {
+                    Phase::Lost(reason) => return LeaseLost { token, reason },
+                    Phase::Released => break,
+                    Phase::Held | Phase::Lingering => ended.await,
+                }
             }
-            _ => Poll::Pending,
-        })
+            drop(tenure);
+            std::future::pending().await
+        }
     }
 
     /// Drops the guard. If it was the last, resolves when whoever asks next gets the lock: it was handed
@@ -416,21 +329,34 @@ impl CrossProcessStoreLockGuard {
     /// message ends that. Never fails: a lease that the store could not be told about lapses by itself,
     /// and nobody waits for longer than that.
     pub fn release(self) -> impl Future<Output = ()> + use<> {
-        let released = Changes::new(&self.lease, |lease, standing| {
-            match is_free(lease, standing) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        });
+        let tenure = Arc::clone(&self.tenure);
         // Now, not when the future is first polled.
         drop(self);
-        released
+        async move { released(&tenure).await }
+    }
+}
+
+/// Resolves when the lock has left this process, or could, or is used again.
+async fn released(tenure: &Tenure) {
+    let told = async {
+        loop {
+            let changed = tenure.changed.notified();
+            if tenure.phase() != Phase::Held || tenure.is_used() {
+                return;
+            }
+            changed.await;
+        }
+    };
+    select! {
+        () = told => {},
+        () = sleep_until(tenure.clock, tenure.good_until()) => {},
     }
 }
 
 impl Drop for CrossProcessStoreLockGuard {
     fn drop(&mut self) {
-        self.lease.guards.fetch_sub(1, Ordering::AcqRel);
-        self.lease.feed(Event::GuardDropped(self.lease.id));
+        if self.tenure.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tenure.stirred.notify_one();
+        }
     }
 }

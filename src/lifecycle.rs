@@ -16,9 +16,9 @@
 mod page;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::platform::{MaybeSend, MaybeSync, Mutex, MutexGuard};
+use crate::platform::{MaybeSend, MaybeSync};
 use crate::sync::Notify;
 
 /// Is told what happens to the page.
@@ -141,7 +141,8 @@ impl Lifecycle {
     }
 
     fn watchers(&self) -> MutexGuard<'_, Vec<Weak<dyn Live>>> {
-        self.0.watchers.lock()
+        let watchers = self.0.watchers.lock();
+        watchers.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn alive(&self) -> Vec<Arc<dyn Live>> {

@@ -5,9 +5,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-
-use crate::platform::{Mutex, MutexGuard};
 
 /// Tells tasks that something has changed.
 #[derive(Default)]
@@ -29,7 +28,7 @@ impl Notify {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves at the next [`Notify::notify_waiters`] from now on, polled or not, or with the permit of a

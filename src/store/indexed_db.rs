@@ -30,6 +30,9 @@
 //! A command that failed is sent once more over a new connection, which is safe: see
 //! [`BackingStore::apply`]. An opening that failed is tried once more, too. Then the caller hears of it.
 //!
+//! So is one whose answer came after the leases of its database had ended: a deletion waits for transactions,
+//! not for whoever hears of them.
+//!
 //! The application's own connection is used as it is: what closes or replaces it is the application's
 //! business, and a command on a closed one fails.
 //!
@@ -471,7 +474,10 @@ impl IndexedDbStore {
                     Err(error) => return Err(error),
                 };
                 used.set(Some(Rc::clone(&connection)));
+                let closings = *self.shared.closings.borrow();
                 match work(&connection.db).await {
+                    // It says what was true of a database that has been deleted since.
+                    Ok(_) if *self.shared.closings.borrow() != closings => {}
                     Err(Failed(_)) if !resent => {
                         resent = true;
                         connection.forget(&self.shared.link);

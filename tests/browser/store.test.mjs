@@ -219,6 +219,32 @@ test("a database of ours that was made without the mark goes on", async () => {
   assert.deepEqual(seen, { grows: true, given: "BAD_ARGUMENT" });
 });
 
+test("an answer from a database that has been deleted since begins no lease", async () => {
+  const tab = await open();
+  const database = fresh();
+  const seen = await tab.evaluate(async (database) => {
+    const locks = tabLease.createLocks({ database });
+    await (await locks.acquire("open")).release();
+    // The next command is written, but its answer comes when the database is gone.
+    const { set, ...rest } = Object.getOwnPropertyDescriptor(IDBTransaction.prototype, "oncomplete");
+    let deleted;
+    Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
+      ...rest,
+      set(handler) {
+        if (!handler || deleted) return set.call(this, handler);
+        set.call(this, (event) => {
+          deleted = result(indexedDB.deleteDatabase(database));
+          deleted.then(() => handler(event));
+        });
+      },
+    });
+    const lease = await locks.acquire("late");
+    const { held } = await locks.query();
+    return { deleted: Boolean(deleted), recorded: held.some(({ name, token }) => name === "late" && token === lease.token) };
+  }, database);
+  assert.deepEqual(seen, { deleted: true, recorded: true });
+});
+
 test("a database that is deleted while it is looked at goes at once, and is made anew", async () => {
   const tab = await open();
   const seen = await tab.evaluate(async (database) => {

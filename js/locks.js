@@ -63,20 +63,19 @@ export function createLocks(settings) {
     const locks = await open(signal, timeout || storeTimeoutMs, tooLate);
     signal?.throwIfAborted();
     const left = timeout && Math.max(timeout - (performance.now() - started), 1);
-    let cancel;
-    const cancelled = signal && new Promise((resolve) => (cancel = resolve));
     let lock = lockOf(locks, name);
     if (scope === "request") lock = lock.apart();
+    let call;
     let asked;
     try {
-      asked = lock.acquire(left, cancelled);
+      asked = new Promise((resolve, reject) => (call = lock.acquire(left, resolve, reject)));
       // Whatever becomes of the wasm, the call ends when its caller says.
       const held = await bounded(() => asked, signal, left ? left + GRACE_MS : undefined, tooLate);
       return leaseOf(name, held, self, app);
     } catch (error) {
-      cancel?.();
-      // It may come all the same, too late: then it is given back.
-      asked?.then((held) => held?.release()).catch(() => {});
+      lock.leave(call);
+      // It may have come all the same, too late: then it is given back.
+      asked.then((held) => held.release()).catch(() => {});
       throw error;
     } finally {
       if (scope === "request") lock.free();

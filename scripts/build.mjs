@@ -9,8 +9,8 @@ import { setupBuild } from "./setup.mjs";
 /** What a page downloads, for each entry: its files, and the most that they may weigh, in bytes of brotli. */
 const ENTRIES = {
   // As text, the wasm weighs 2 kB more.
-  "tab-lease": { files: ["dist/inline.js"], budget: 81_000 },
-  "tab-lease/lean": { files: ["dist/index.js", "pkg/tab_lease_bg.wasm"], budget: 79_000 },
+  "tab-lease": { files: ["dist/inline.js"], budget: 84_000 },
+  "tab-lease/lean": { files: ["dist/index.js", "pkg/tab_lease_bg.wasm"], budget: 82_000 },
 };
 
 const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : []);

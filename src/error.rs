@@ -30,7 +30,7 @@ pub struct LeaseLost {
 }
 
 /// How a lease came to be lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum LossReason {
     /// It ran out before a renewal was confirmed: the holder was suspended or too busy.

@@ -4,29 +4,12 @@
 //! lets [`rules::fence`](crate::rules::fence) decide, and writes the data, or is aborted. A store offers
 //! that by means of a [`Fencing`]; that of IndexedDB is in `store/indexed_db/fence.rs`.
 
-use std::any::Any;
 use std::sync::{Arc, Weak};
 
+use crate::contender::Event;
 use crate::error::{LeaseLost, LossReason};
-use crate::guard::{CrossProcessStoreLockGuard, Phase, Tenure};
-use crate::platform::{MaybeSend, MaybeSync};
+use crate::guard::{CrossProcessStoreLockGuard, Lease, Port};
 use crate::rules::{self, Fence, Fenced, Record};
-
-/// What a fenced transaction needs of the lock, whatever its store.
-pub(crate) trait Fences: MaybeSend + MaybeSync {
-    /// A fenced transaction begins. Nothing, if the lease has ended; then the guards have been told.
-    fn begin_fence(&self, tenure: &Arc<Tenure>) -> Option<Fence>;
-    /// Its check has passed.
-    fn fence_passed(&self, lease: &Fence);
-    /// It has not: the guards are told.
-    fn fence_refused(&self, lease: &Fence);
-    /// It was committed or aborted.
-    fn fence_over(&self, lease: &Fence, passed: bool);
-    /// Tells of a lease that has run out, if there is one.
-    fn look(&self);
-    fn key(&self) -> &str;
-    fn store(&self) -> &dyn Any;
-}
 
 /// A fenced transaction under way, for those who implement a store. The transaction must hold up every
 /// other one that may write the record of the lease's [key](Self::key). Drop this when it was committed
@@ -52,15 +35,16 @@ pub(crate) trait Fences: MaybeSend + MaybeSync {
 /// ```
 #[must_use = "it stands for a transaction: drop it when that is over"]
 pub struct Fencing {
-    lock: Option<Arc<dyn Fences>>,
-    lease: Fence,
+    port: Arc<dyn Port>,
+    lease: Arc<Lease>,
+    fence: Fence,
     passed: bool,
 }
 
 impl std::fmt::Debug for Fencing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fencing")
-            .field("lease", &self.lease)
+            .field("lease", &self.fence)
             .field("passed", &self.passed)
             .finish_non_exhaustive()
     }
@@ -70,19 +54,19 @@ impl Fencing {
     /// The key of the record to check.
     #[must_use]
     pub fn key(&self) -> &str {
-        self.lock.as_ref().map_or("", |lock| lock.key())
+        &self.lease.key
     }
 
     /// The lease that it is fenced with.
     #[must_use]
     pub fn lease(&self) -> &Fence {
-        &self.lease
+        &self.fence
     }
 
     /// The store that the lease is in, if it is of that kind.
     #[must_use]
     pub fn store<S: 'static>(&self) -> Option<&S> {
-        self.lock.as_ref()?.store().downcast_ref()
+        self.port.store().downcast_ref()
     }
 
     /// Checks the record, as this transaction reads it. Answers with a record to write in the same
@@ -92,32 +76,32 @@ impl Fencing {
     ///
     /// [`LeaseLost`]: the transaction must be aborted. All guards of the lease have been told.
     pub fn check(&mut self, record: Option<&Record>) -> Result<Option<Record>, LeaseLost> {
-        let write = match rules::fence(record, &self.lease) {
+        let write = match rules::fence(record, &self.fence) {
             Fenced::Current => None,
             Fenced::Claimed(record) => Some(record),
             Fenced::Refused => {
-                if let Some(lock) = &self.lock {
-                    lock.fence_refused(&self.lease);
-                }
+                self.feed(Event::FenceRefused(self.fence.clone()));
                 return Err(LeaseLost {
-                    token: self.lease.token,
+                    token: self.fence.token,
                     reason: LossReason::Superseded,
                 });
             }
         };
-        if let (Some(lock), false) = (&self.lock, self.passed) {
-            self.passed = true;
-            lock.fence_passed(&self.lease);
+        if !std::mem::replace(&mut self.passed, true) {
+            self.feed(Event::FencePassed(self.fence.clone()));
         }
         Ok(write)
+    }
+
+    fn feed(&self, event: Event) {
+        self.port.feed(self.lease.object, event);
     }
 }
 
 impl Drop for Fencing {
     fn drop(&mut self) {
-        if let Some(lock) = &self.lock {
-            lock.fence_over(&self.lease, self.passed);
-        }
+        let (lease, passed) = (self.fence.clone(), self.passed);
+        self.feed(Event::FenceOver { lease, passed });
     }
 }
 
@@ -128,22 +112,21 @@ impl CrossProcessStoreLockGuard {
     ///
     /// [`LeaseLost`], if it is known here that the lease is lost. Nothing must be written then.
     pub fn begin_fence(&self) -> Result<Fencing, LeaseLost> {
-        let lock = Weak::upgrade(&self.tenure().lock);
-        match lock
-            .as_ref()
-            .and_then(|lock| lock.begin_fence(self.tenure()))
-        {
-            Some(lease) => Ok(Fencing {
-                lock,
-                lease,
+        let lease = self.lease();
+        let begun = Weak::upgrade(&lease.port).and_then(|port| {
+            let fence = port.fence(lease.object, lease.id)?;
+            Some((port, fence))
+        });
+        match begun {
+            Some((port, fence)) => Ok(Fencing {
+                port,
+                lease: Arc::clone(lease),
+                fence,
                 passed: false,
             }),
             None => Err(LeaseLost {
                 token: self.token(),
-                reason: match self.tenure().phase() {
-                    Phase::Lost(reason) => reason,
-                    _ => LossReason::Expired,
-                },
+                reason: self.loss().unwrap_or(LossReason::Expired),
             }),
         }
     }

@@ -1,23 +1,36 @@
 //! A held lock: dropping the last guard releases it, [`lost`](CrossProcessStoreLockGuard::lost)
 //! resolves when it is gone.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::any::Any;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::contender::{Event, LeaseId};
 use crate::error::{LeaseLost, LossReason};
-use crate::fence::Fences;
-use crate::participant::Holding;
-use crate::platform::{Clock, sleep_until};
-use crate::sync::{Notify, select};
+use crate::platform::{Clock, MaybeSend, MaybeSync, Mutex, MutexGuard};
+use crate::rules::Fence;
 
-/// How a tenure stands.
+/// Which lock object of its driver's.
+pub(crate) type ObjectId = u64;
+
+/// What a guard needs of its lock, whatever the store. It is declared here and implemented above.
+pub(crate) trait Port: MaybeSend + MaybeSync {
+    /// Something has happened.
+    fn feed(&self, object: ObjectId, event: Event);
+    /// A fenced transaction begins. Nothing, if the lease has ended; then the guards have been told.
+    fn fence(&self, object: ObjectId, lease: LeaseId) -> Option<Fence>;
+    fn store(&self) -> &dyn Any;
+}
+
+/// How a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum Standing {
     Held,
-    /// Without a guard, but still ours, so that taking it again costs nothing. Whoever waits gets it at
-    /// once.
-    Lingering,
+    /// Without a guard, but still ours, so that taking it again costs nothing.
+    Lingers,
     /// Given up; the store has been told, as far as it could be.
     Released,
     Lost(LossReason),
@@ -36,142 +49,229 @@ pub(crate) fn cuts() -> usize {
     CUTS.load(Ordering::Relaxed)
 }
 
-/// One stretch of holding, shared by the guards of this process and the heartbeat.
-///
-/// The number of guards grows only under the lock's state mutex, where the heartbeat also decides
-/// to release; so a lease that is being released is never shared again.
-pub(crate) struct Tenure {
+/// One stretch of holding, as its guards see it.
+pub(crate) struct Lease {
+    pub(crate) id: LeaseId,
     pub(crate) token: u64,
     epoch: u64,
-    /// For fenced transactions.
-    pub(crate) lock: Weak<dyn Fences>,
-    /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
-    /// taken again, while it lingers, nobody else can have had it.
-    dirty: AtomicBool,
-    /// A caller was given a guard.
-    told: AtomicBool,
-    clock: Clock,
-    guards: AtomicUsize,
-    /// Microseconds on `clock` until which the lease is good, margin taken off.
+    pub(crate) object: ObjectId,
+    pub(crate) key: Arc<str>,
+    pub(crate) clock: Clock,
+    pub(crate) port: Weak<dyn Port>,
+    /// Microseconds on `clock` until which the lease is good, margin taken off. Written in one place,
+    /// where the driver publishes what its contender says.
     good_until: AtomicU64,
-    phase: Mutex<Phase>,
-    /// Tells of a new phase …
-    changed: Notify,
-    /// … and of one that is the last.
-    ended: Notify,
-    /// The last guard was dropped, or somebody wants the lock: the heartbeat looks now, not at its next
-    /// beat.
-    pub(crate) stirred: Notify,
-    /// Who waits is not known any more: the next beat is due now.
-    outdated: AtomicBool,
-    /// The heartbeat waits for the answer to a renewal.
-    pub(crate) renewing: AtomicBool,
+    guards: AtomicUsize,
+    stand: Mutex<Stand>,
 }
 
-impl std::fmt::Debug for Tenure {
+struct Stand {
+    standing: Standing,
+    /// Who is told when that changes, each by its number.
+    waiters: Vec<(u64, Waiter)>,
+    next_waiter: u64,
+}
+
+/// Answers whether it has heard what it waits for.
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+type Hears = dyn FnMut(&Lease, Standing) -> bool;
+
+enum Waiter {
+    Wakes(Waker),
+    #[cfg(all(target_arch = "wasm32", feature = "npm"))]
+    Hears(Box<Hears>),
+}
+
+impl Waiter {
+    /// Answers whether it need not be told again.
+    #[cfg_attr(
+        not(feature = "npm"),
+        allow(unused_variables, reason = "only the npm surface listens")
+    )]
+    fn tell(&mut self, lease: &Lease, standing: Standing) -> bool {
+        match self {
+            Self::Wakes(waker) => {
+                waker.wake_by_ref();
+                true
+            }
+            #[cfg(all(target_arch = "wasm32", feature = "npm"))]
+            Self::Hears(hear) => hear(lease, standing),
+        }
+    }
+}
+
+impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tenure")
+        f.debug_struct("Lease")
             .field("token", &self.token)
-            .field("phase", &self.phase)
+            .field("standing", &self.standing())
             .finish_non_exhaustive()
     }
 }
 
-impl Tenure {
+impl Lease {
     pub(crate) fn new(
-        holding: Holding,
-        good_until: Duration,
+        (object, id): (ObjectId, LeaseId),
+        (epoch, token): (u64, u64),
+        key: Arc<str>,
         clock: Clock,
-        lock: Weak<dyn Fences>,
-    ) -> Arc<Self> {
-        let tenure = Self {
-            token: holding.token,
-            epoch: holding.epoch,
-            lock,
-            dirty: AtomicBool::new(holding.dirty),
-            told: AtomicBool::new(false),
+        port: Weak<dyn Port>,
+    ) -> Self {
+        Self {
+            id,
+            token,
+            epoch,
+            object,
+            key,
             clock,
-            guards: AtomicUsize::new(0),
+            port,
             good_until: AtomicU64::new(0),
-            phase: Mutex::new(Phase::Held),
-            changed: Notify::new(),
-            ended: Notify::new(),
-            stirred: Notify::new(),
-            outdated: AtomicBool::new(false),
-            renewing: AtomicBool::new(false),
-        };
-        tenure.extend(good_until);
-        #[allow(
-            clippy::arc_with_non_send_sync,
-            reason = "it is both, where there are threads"
-        )]
-        Arc::new(tenure)
+            guards: AtomicUsize::new(0),
+            stand: Mutex::new(Stand {
+                standing: Standing::Held,
+                waiters: Vec::new(),
+                next_waiter: 0,
+            }),
+        }
     }
 
-    pub(crate) fn extend(&self, good_until: Duration) {
-        let us = u64::try_from(good_until.as_micros()).unwrap_or(u64::MAX);
-        if us < self.good_until.swap(us, Ordering::AcqRel) {
+    /// Until when guards may believe; nothing, if they may not any more.
+    pub(crate) fn publish(&self, good_until: Option<Duration>) {
+        let us = good_until.unwrap_or_default().as_micros();
+        let us = u64::try_from(us).unwrap_or(u64::MAX);
+        if us < self.good_until.swap(us, Ordering::AcqRel) && self.is_used() {
             CUTS.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn good_until(&self) -> Duration {
+    fn good_until(&self) -> Duration {
         Duration::from_micros(self.good_until.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn enter(&self, phase: Phase) {
-        *self.lock() = phase;
-        if matches!(phase, Phase::Lost(_)) {
-            CUTS.fetch_add(1, Ordering::Relaxed);
-        }
-        self.changed.notify_waiters();
-        if matches!(phase, Phase::Released | Phase::Lost(_)) {
-            self.ended.notify_waiters();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        *self.lock()
     }
 
     pub(crate) fn is_used(&self) -> bool {
         self.guards.load(Ordering::Acquire) > 0
     }
 
-    /// One guard more. Only under the lock's state mutex.
-    pub(crate) fn guard(self: &Arc<Self>) -> CrossProcessStoreLockGuard {
-        if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
-            // Whoever waits for the release of an earlier guard need not wait any longer.
-            self.enter(Phase::Held);
-            if self.told.load(Ordering::Acquire) {
-                self.dirty.store(false, Ordering::Release);
+    fn stand(&self) -> MutexGuard<'_, Stand> {
+        self.stand.lock()
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.stand().standing
+    }
+
+    /// Stands like that from now on; whoever waits for that is told.
+    pub(crate) fn enter(&self, standing: Standing) {
+        let waiters = {
+            let mut stand = self.stand();
+            stand.standing = standing;
+            std::mem::take(&mut stand.waiters)
+        };
+        // Out of the mutex: a waker may run anything.
+        for (number, mut waiter) in waiters {
+            if !waiter.tell(self, standing) {
+                self.stand().waiters.push((number, waiter));
             }
         }
-        CrossProcessStoreLockGuard {
-            dirty: self.dirty.load(Ordering::Acquire),
-            tenure: Arc::clone(self),
+    }
+
+    fn unregister(&self, number: u64) {
+        let waiter = {
+            let waiters = &mut self.stand().waiters;
+            let place = waiters.iter().position(|(of, _)| *of == number);
+            place.map(|place| waiters.swap_remove(place))
+        };
+        drop(waiter);
+    }
+
+    /// A new guard. Only for a call that the contender has counted.
+    pub(crate) fn guard(self: &Arc<Self>, dirty: bool) -> CrossProcessStoreLockGuard {
+        if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
+            // Whoever waits for the release of an earlier guard need not wait any longer.
+            self.enter(Standing::Held);
+        }
+        let lease = Arc::clone(self);
+        CrossProcessStoreLockGuard { lease, dirty }
+    }
+
+    fn feed(&self, event: Event) {
+        if let Some(port) = self.port.upgrade() {
+            port.feed(self.object, event);
         }
     }
+}
 
-    /// The heartbeat is to find out who waits.
-    pub(crate) fn look_again(&self) {
-        self.outdated.store(true, Ordering::Release);
-        self.stirred.notify_one();
+#[cfg(all(target_arch = "wasm32", feature = "npm"))]
+impl Lease {
+    /// Calls `hear` now, and at every change until it answers that it has heard what it waits for. The
+    /// number is for [`Lease::forget`].
+    pub(crate) fn listen(&self, mut hear: impl FnMut(&Lease, Standing) -> bool + 'static) -> u64 {
+        let heard = hear(self, self.standing());
+        let mut stand = self.stand();
+        stand.next_waiter += 1;
+        let number = stand.next_waiter;
+        if !heard {
+            stand.waiters.push((number, Waiter::Hears(Box::new(hear))));
+        }
+        number
     }
 
-    /// Whether it is to, since it last asked.
-    pub(crate) fn is_outdated(&self) -> bool {
-        self.outdated.swap(false, Ordering::AcqRel)
+    pub(crate) fn forget(&self, number: u64) {
+        self.unregister(number);
     }
+}
 
-    /// A guard goes to a caller.
-    pub(crate) fn tell(&self) {
-        self.told.store(true, Ordering::Release);
+/// Waits for a change of how a lease stands.
+struct Changes<T> {
+    lease: Arc<Lease>,
+    look: fn(&Lease, Standing) -> Poll<T>,
+    number: Option<u64>,
+}
+
+impl<T> Changes<T> {
+    fn new(lease: &Arc<Lease>, look: fn(&Lease, Standing) -> Poll<T>) -> Self {
+        let lease = Arc::clone(lease);
+        Self {
+            lease,
+            look,
+            number: None,
+        }
     }
+}
+
+impl<T> Future for Changes<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let this = &mut *self;
+        if let Some(number) = this.number.take() {
+            this.lease.unregister(number);
+        }
+        // Registered before the look, so that no change is missed.
+        let mut stand = this.lease.stand();
+        stand.next_waiter += 1;
+        let number = stand.next_waiter;
+        let waker = Waiter::Wakes(context.waker().clone());
+        stand.waiters.push((number, waker));
+        let standing = stand.standing;
+        drop(stand);
+        this.number = Some(number);
+        (this.look)(&this.lease, standing)
+    }
+}
+
+impl<T> Drop for Changes<T> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.lease.unregister(number);
+        }
+    }
+}
+
+/// Whether whoever has let go need not wait any longer: the lock has left this process, or could, or is
+/// used again.
+pub(crate) fn is_free(lease: &Lease, standing: Standing) -> bool {
+    standing != Standing::Held || lease.is_used()
 }
 
 /// A held lock. It stays held, renewed by a heartbeat, for as long as one guard of this process
@@ -193,20 +293,20 @@ impl Tenure {
 #[derive(Debug)]
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct CrossProcessStoreLockGuard {
-    tenure: Arc<Tenure>,
+    lease: Arc<Lease>,
     dirty: bool,
 }
 
 impl CrossProcessStoreLockGuard {
-    pub(crate) fn tenure(&self) -> &Arc<Tenure> {
-        &self.tenure
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     /// The fencing token: a number below 2⁵³ that grows at every change of hands. Store it beside
     /// what you write, and refuse writes with a lower one.
     #[must_use]
     pub fn token(&self) -> u64 {
-        self.tenure.token
+        self.lease.token
     }
 
     /// Which series of tokens [`token`](Self::token) is of: a random number below 2⁵³ that the lock's record
@@ -228,7 +328,7 @@ impl CrossProcessStoreLockGuard {
     /// ```
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.tenure.epoch
+        self.lease.epoch
     }
 
     /// Whether another holder had the lock since this process last did: then whatever is cached of
@@ -241,7 +341,7 @@ impl CrossProcessStoreLockGuard {
     /// Whether the lease is still good, by this process's monotonic clock. Once `false`, it stays so.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.tenure.phase() == Phase::Held && self.tenure.clock.now() < self.tenure.good_until()
+        self.lease.clock.now() < self.lease.good_until()
     }
 
     /// For how much longer the lease is good, by this process's clock; zero, if it is over.
@@ -250,11 +350,9 @@ impl CrossProcessStoreLockGuard {
         allow(dead_code, reason = "only the npm surface asks")
     )]
     pub(crate) fn left(&self) -> Duration {
-        match self.tenure.phase() {
-            Phase::Held => self.tenure.good_until(),
-            _ => Duration::ZERO,
-        }
-        .saturating_sub(self.tenure.clock.now())
+        self.lease
+            .good_until()
+            .saturating_sub(self.lease.clock.now())
     }
 
     /// Why the lease is not good any more, if so. One that has run out unseen is reported to everybody now.
@@ -262,11 +360,10 @@ impl CrossProcessStoreLockGuard {
         if self.is_held() {
             return None;
         }
-        if let Some(lock) = self.tenure.lock.upgrade() {
-            lock.look();
-        }
-        Some(match self.tenure.phase() {
-            Phase::Lost(reason) => reason,
+        self.lease.feed(Event::Look);
+        Some(match self.lease.standing() {
+            Standing::Lost(reason) => reason,
+            // In the middle of being told.
             _ => LossReason::Expired,
         })
     }
@@ -297,31 +394,21 @@ impl CrossProcessStoreLockGuard {
             let token = self.token();
             return Err(LeaseLost { token, reason });
         }
-        // This guard lives: there is one already, so the heartbeat cannot be about to release.
-        self.tenure.guards.fetch_add(1, Ordering::AcqRel);
-        Ok(Self {
-            tenure: Arc::clone(&self.tenure),
-            dirty: self.dirty,
-        })
+        // This guard lives: there is one already, so the lease cannot be about to be released.
+        self.lease.feed(Event::Shared(self.lease.id));
+        Ok(self.lease.guard(self.dirty))
     }
 
     /// Resolves when the lease is lost; never, if it is released before. What the lock protects must
     /// not be written from then on. The future may outlive the guard, and does not keep the lock.
     pub fn lost(&self) -> impl Future<Output = LeaseLost> + use<> {
-        let tenure = Arc::clone(&self.tenure);
-        async move {
-            loop {
-                let ended = tenure.ended.notified();
-                let token = tenure.token;
-                match tenure.phase() {
-                    Phase::Lost(reason) => return LeaseLost { token, reason },
-                    Phase::Released => break,
-                    Phase::Held | Phase::Lingering => ended.await,
-                }
+        Changes::new(&self.lease, |lease, standing| match standing {
+            Standing::Lost(reason) => {
+                let token = lease.token;
+                Poll::Ready(LeaseLost { token, reason })
             }
-            drop(tenure);
-            std::future::pending().await
-        }
+            _ => Poll::Pending,
+        })
     }
 
     /// Drops the guard. If it was the last, resolves when whoever asks next gets the lock: it was handed
@@ -329,34 +416,21 @@ impl CrossProcessStoreLockGuard {
     /// message ends that. Never fails: a lease that the store could not be told about lapses by itself,
     /// and nobody waits for longer than that.
     pub fn release(self) -> impl Future<Output = ()> + use<> {
-        let tenure = Arc::clone(&self.tenure);
+        let released = Changes::new(&self.lease, |lease, standing| {
+            match is_free(lease, standing) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
         // Now, not when the future is first polled.
         drop(self);
-        async move { released(&tenure).await }
-    }
-}
-
-/// Resolves when the lock has left this process, or could, or is used again.
-async fn released(tenure: &Tenure) {
-    let told = async {
-        loop {
-            let changed = tenure.changed.notified();
-            if tenure.phase() != Phase::Held || tenure.is_used() {
-                return;
-            }
-            changed.await;
-        }
-    };
-    select! {
-        () = told => {},
-        () = sleep_until(tenure.clock, tenure.good_until()) => {},
+        released
     }
 }
 
 impl Drop for CrossProcessStoreLockGuard {
     fn drop(&mut self) {
-        if self.tenure.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.tenure.stirred.notify_one();
-        }
+        self.lease.guards.fetch_sub(1, Ordering::AcqRel);
+        self.lease.feed(Event::GuardDropped(self.lease.id));
     }
 }

@@ -4,21 +4,22 @@
 //! documented error classes of them. It has also checked all arguments. No text is formatted here:
 //! that machinery would weigh more than the rest of this file (see `scripts/shrink.mjs`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use js_sys::{Array, Function, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use wasm_bindgen_futures::future_to_promise;
 use web_sys::{IdbDatabase, IdbTransaction};
 
-use crate::guard;
+use crate::contender::CallId;
+use crate::driver::{Driver, Surroundings};
+use crate::guard::{self, Standing};
+use crate::lock;
 use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, OBJECT_STORE, fence};
-use crate::sync::{Notify, select};
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
     IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
@@ -43,6 +44,8 @@ pub struct RawLocks {
     wake: Wake,
     holder: String,
     config: Config,
+    /// Made with the first lock.
+    driver: RefCell<Option<Arc<Driver<IndexedDbStore>>>>,
 }
 
 #[wasm_bindgen]
@@ -76,6 +79,7 @@ impl RawLocks {
             wake: Wake::channel(&channel),
             holder,
             config,
+            driver: RefCell::default(),
         }
     }
 
@@ -89,10 +93,21 @@ impl RawLocks {
     /// The lock of that key: one object for the life of the page, since it remembers when it last
     /// held, for `dirty`.
     pub fn lock(&self, key: String) -> RawLock {
-        let (store, holder) = (self.store.clone(), self.holder.clone());
-        let lock = CrossProcessStoreLock::build(store, key, holder, self.config, Arc::default());
-        let lock = lock.woken_by(&self.wake).watching(&Liveness::web_locks());
-        RawLock(lock.living(&Lifecycle::page()))
+        let around = || Surroundings {
+            wake: Some(self.wake.clone()),
+            liveness: Some(Liveness::web_locks()),
+            life: Some(Lifecycle::page()),
+        };
+        let driver = Arc::clone(self.driver.borrow_mut().get_or_insert_with(|| {
+            #[allow(clippy::arc_with_non_send_sync, reason = "there are no threads")]
+            let store = Arc::new(self.store.clone());
+            lock::driver(store, &self.holder, around())
+        }));
+        let (holder, config) = (self.holder.clone(), self.config);
+        let past = Arc::default();
+        RawLock(CrossProcessStoreLock::over(
+            driver, key, holder, config, past,
+        ))
     }
 
     /// Resolves with an array of what every readable record says.
@@ -134,23 +149,25 @@ impl RawLock {
         RawLock(self.0.apart())
     }
 
-    /// Waits for the lock, for at most `timeout` ms; asks once if that is 0. Resolves with
-    /// `undefined` if `cancelled` resolved first.
-    pub fn acquire(&self, timeout: Option<f64>, cancelled: Option<Promise>) -> Promise {
-        let lock = self.0.clone();
+    /// Waits for the lock, for at most `timeout` ms; asks once if that is 0. Calls `resolve` with a
+    /// [`RawLease`], or `reject`, at once or later. Answers with what [`RawLock::leave`] takes.
+    pub fn acquire(&self, timeout: Option<f64>, resolve: Function, reject: Function) -> f64 {
         let timeout = timeout.map(|ms| Duration::from_micros((ms * 1000.0) as u64));
-        promise(async move {
-            let cancelled = async move {
-                match cancelled {
-                    Some(cancelled) => drop(JsFuture::from(cancelled).await),
-                    None => std::future::pending().await,
-                }
+        let call = self.0.call_back(timeout, move |settled| {
+            let (tell, value) = match settled {
+                Ok(Some(guard)) => (resolve, RawLease::new(guard).into()),
+                Ok(None) => (reject, self::reject(LockError::Timeout)),
+                Err(error) => (reject, self::reject(error)),
             };
-            select! {
-                guard = lock.acquire(timeout) => Ok(RawLease::new(guard.map_err(reject)?).into()),
-                () = cancelled => Ok(JsValue::UNDEFINED),
-            }
-        })
+            // They are a promise's own, and do not throw.
+            let _ = tell.call1(&JsValue::UNDEFINED, &value);
+        });
+        call.0 as f64
+    }
+
+    /// A call is over. It is told nothing any more, if it has not been told yet.
+    pub fn leave(&self, call: f64) {
+        self.0.hang_up(CallId(call as u64));
     }
 }
 
@@ -158,8 +175,9 @@ impl RawLock {
 #[wasm_bindgen]
 pub struct RawLease {
     guard: RefCell<Option<CrossProcessStoreLockGuard>>,
-    /// Ends the waiting for a loss: the lock may stay with this tab for hours, and be taken often.
-    released: Rc<Notify>,
+    /// Who is told of a loss, until this is released: the lock may stay with this tab for hours, and be
+    /// taken often.
+    listener: Cell<Option<u64>>,
     /// The fencing token, below 2⁵³.
     #[wasm_bindgen(readonly)]
     pub token: f64,
@@ -174,7 +192,7 @@ pub struct RawLease {
 impl RawLease {
     fn new(guard: CrossProcessStoreLockGuard) -> Self {
         Self {
-            released: Rc::default(),
+            listener: Cell::new(None),
             token: guard.token() as f64,
             epoch: guard.epoch() as f64,
             dirty: guard.dirty(),
@@ -212,17 +230,18 @@ impl RawLease {
 
     /// Resolves with `{ code }` when the lease is lost; never, if it is released before.
     pub fn lost(&self) -> Promise {
-        let lost = self.guard.borrow().as_ref().map(|guard| guard.lost());
-        let released = Rc::clone(&self.released);
-        promise(async move {
-            let Some(lost) = lost else {
-                return std::future::pending().await;
-            };
-            let lost = select! {
-                lost = lost => lost,
-                () = released.notified() => return std::future::pending().await,
-            };
-            Ok(self::lost(lost))
+        Promise::new(&mut |resolve, _| {
+            if let Some(guard) = &*self.guard.borrow() {
+                let listener = guard.lease().listen(move |lease, standing| {
+                    if let Standing::Lost(reason) = standing {
+                        let token = lease.token;
+                        let told = self::lost(LeaseLost { token, reason });
+                        let _ = resolve.call1(&JsValue::UNDEFINED, &told);
+                    }
+                    !matches!(standing, Standing::Held | Standing::Lingers)
+                });
+                self.listener.set(Some(listener));
+            }
         })
     }
 
@@ -243,13 +262,21 @@ impl RawLease {
 
     /// Releases; resolves when the next one can have the lock. A second call does nothing.
     pub fn release(&self) -> Promise {
-        let released = self.guard.take().map(CrossProcessStoreLockGuard::release);
-        self.released.notify_one();
-        promise(async move {
-            if let Some(released) = released {
-                released.await;
-            }
-            Ok(JsValue::UNDEFINED)
+        let lease = self.guard.take().map(|guard| Arc::clone(guard.lease()));
+        let Some(lease) = lease else {
+            return Promise::resolve(&JsValue::UNDEFINED);
+        };
+        if let Some(listener) = self.listener.take() {
+            lease.forget(listener);
+        }
+        Promise::new(&mut |resolve, _| {
+            lease.listen(move |lease, standing| {
+                let is_free = guard::is_free(lease, standing);
+                if is_free {
+                    let _ = resolve.call0(&JsValue::UNDEFINED);
+                }
+                is_free
+            });
         })
     }
 }

@@ -10,9 +10,12 @@
 //! - [`rules`]: the pure lease rules; every decision about a shared record.
 //! - [`participant`]: the pure tab side; what a holder may believe, when a waiter may take over.
 //! - [`turns`]: when a busy tab lets others have the lock; [`evidence`]: when a tab is believed to be dead. Pure.
+//! - [`contender`]: one lock object, whole, and pure; what is done about it, and when.
+//! - `driver`: performs what contenders decide. The only room that awaits.
+//! - [`message`]: what those who contend tell each other, and the bytes of it.
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
-//! - [`CrossProcessStoreLockGuard`]: a held lock. A heartbeat renews it while a guard lives.
+//! - [`CrossProcessStoreLockGuard`]: a held lock. It is renewed while a guard lives.
 //! - [`Fencing`]: transactions that a stale holder cannot commit.
 //! - [`Wake`]: messages between those who contend; a lock is handed over by one.
 //! - [`Liveness`]: beacons, which tell that a holder has ended.
@@ -27,20 +30,31 @@
 #![deny(missing_docs)]
 
 mod config;
+pub mod contender;
+mod driver;
 mod error;
 pub mod evidence;
 mod fence;
 mod guard;
-mod heartbeat;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 mod js;
 mod lifecycle;
 mod liveness;
 mod lock;
+pub mod message;
 pub mod participant;
 pub mod platform;
 pub mod rules;
 pub mod store;
+#[cfg_attr(
+    not(target_arch = "wasm32"),
+    allow(
+        dead_code,
+        unused_macros,
+        unused_imports,
+        reason = "only what is the browser's waits by it"
+    )
+)]
 mod sync;
 pub mod turns;
 mod wake;

@@ -16,9 +16,9 @@
 mod page;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use crate::platform::{MaybeSend, MaybeSync};
+use crate::platform::{MaybeSend, MaybeSync, Mutex, MutexGuard};
 use crate::sync::Notify;
 
 /// Is told what happens to the page.
@@ -141,8 +141,7 @@ impl Lifecycle {
     }
 
     fn watchers(&self) -> MutexGuard<'_, Vec<Weak<dyn Live>>> {
-        let watchers = self.0.watchers.lock();
-        watchers.unwrap_or_else(PoisonError::into_inner)
+        self.0.watchers.lock()
     }
 
     fn alive(&self) -> Vec<Arc<dyn Live>> {

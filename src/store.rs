@@ -55,6 +55,22 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     /// safe.
     async fn apply(&self, key: &str, command: Command) -> Result<Outcome, Self::Error>;
 
+    /// Applies commands of different keys, and answers in their order. The default applies one after the
+    /// other; a store that has transactions does better with one for all.
+    async fn apply_all(&self, batch: Vec<(String, Command)>) -> Vec<Result<Outcome, Self::Error>> {
+        let mut answers = Vec::with_capacity(batch.len());
+        for (key, command) in batch {
+            answers.push(self.apply(&key, command).await);
+        }
+        answers
+    }
+
+    /// Whether [`BackingStore::apply_all`] is less work than as many [`BackingStore::apply`]. If not,
+    /// commands that are due together are sent side by side.
+    fn batches(&self) -> bool {
+        false
+    }
+
     /// As [`Command::Quit`] by `who`, who is about to be stopped, perhaps for good: so it must need no
     /// answer, and leave nothing half-done. Whoever is granted the lock by it finds out by asking.
     ///

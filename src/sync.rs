@@ -5,8 +5,9 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use crate::platform::{Mutex, MutexGuard};
 
 /// Tells tasks that something has changed.
 #[derive(Default)]
@@ -28,7 +29,7 @@ impl Notify {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Resolves at the next [`Notify::notify_waiters`] from now on, polled or not, or with the permit of a

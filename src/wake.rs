@@ -1,8 +1,4 @@
-//! Messages between those who contend: "the lease is yours", "I wait for it".
-//!
-//! A message may be lost, late or repeated; what is done on it, and whether, is for the
-//! [participant](crate::participant) to say. Whoever misses one asks the store when its pause is over.
-//! (Forged it must not be: whoever can write to the channel could as well delete the store.)
+//! How [messages](crate::message) reach those who contend.
 //!
 //! A [`Wake`] connects the locks of one process with each other and with those of other processes:
 //! in a browser through a `BroadcastChannel` ([`Wake::channel`]), natively through whatever carries
@@ -11,31 +7,16 @@
 #[cfg(target_arch = "wasm32")]
 mod broadcast_channel;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use serde::{Deserialize, Serialize};
+use crate::message::Message;
+use crate::platform::{MaybeSend, MaybeSync, Mutex};
 
-use crate::participant::{Grant, Want};
-use crate::platform::{MaybeSend, MaybeSync};
-use crate::rules::Requester;
-
-/// What those who contend for a key tell each other.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Message {
-    Grant(Grant),
-    Want(Want),
-    /// This one waits no longer, or has let go because its page is stopped.
-    Gone(Requester),
-    /// To somebody who only tries: whether the lock has just been freed for it.
-    Reply {
-        to: Requester,
-        free: bool,
-    },
-}
-
-/// Hears what is said about a key.
+/// Hears what is said about some keys.
 pub(crate) trait Listen: MaybeSend + MaybeSync {
-    fn hear(&self, message: &Message);
+    /// Whether it wants to hear about that key.
+    fn listens_to(&self, key: &str) -> bool;
+    fn hear(&self, key: &str, message: &Message);
 }
 
 /// Carries a message to other processes.
@@ -78,7 +59,6 @@ struct Hub {
 }
 
 struct Listener {
-    key: String,
     tab: String,
     ear: Weak<dyn Listen>,
 }
@@ -139,64 +119,51 @@ impl Wake {
         self.0.complete
     }
 
-    /// Lets `ear`, a lock object of `tab`, hear what is said about `key`, for as long as it lives.
-    pub(crate) fn listen(&self, key: &str, tab: &str, ear: Weak<dyn Listen>) {
-        let mut listeners = self.0.listeners();
+    /// Lets `ear`, of `tab`, hear what is said, for as long as it lives.
+    pub(crate) fn listen(&self, tab: &str, ear: Weak<dyn Listen>) {
+        let mut listeners = self.0.listeners.lock();
         listeners.retain(|listener| listener.ear.strong_count() > 0);
-        listeners.push(Listener {
-            key: key.to_owned(),
-            tab: tab.to_owned(),
-            ear,
-        });
+        let tab = tab.to_owned();
+        listeners.push(Listener { tab, ear });
     }
 
     /// Tells all who contend for `key`. The caller must hold no lock that its own ear may want.
     pub(crate) fn send(&self, key: &str, message: &Message) {
-        let to = match message {
-            Message::Grant(grant) => Some(&grant.to.tab),
-            Message::Reply { to, .. } => Some(&to.tab),
-            Message::Want(_) | Message::Gone(_) => None,
-        };
-        let at_home = to.is_some_and(|tab| {
-            let listeners = self.0.listeners();
-            listeners.iter().any(|l| l.key == key && l.tab == *tab)
-        });
+        let ears = self.0.ears(key);
+        let at_home = message
+            .to()
+            .is_some_and(|to| ears.iter().any(|(tab, _)| tab == to));
         if let Some(carrier) = self.0.carrier.as_ref().filter(|_| !at_home) {
-            // Serialising numbers and strings into memory cannot fail.
-            carrier.send(&postcard::to_allocvec(&(key, message)).unwrap_or_default());
+            carrier.send(&message.encode(key));
         }
-        self.0.tell(key, message);
+        for (_, ear) in ears {
+            ear.hear(key, message);
+        }
     }
 }
 
 impl Hub {
-    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn receive(&self, message: &[u8]) {
-        let Ok((key, rest)) = postcard::take_from_bytes::<&str>(message) else {
+    fn receive(&self, bytes: &[u8]) {
+        let Some((key, rest)) = Message::key(bytes) else {
             return;
         };
-        if self.listeners().iter().all(|listener| listener.key != key) {
+        let ears = self.ears(key);
+        if ears.is_empty() {
             return;
         }
-        if let Ok((message, [])) = postcard::take_from_bytes(rest) {
-            self.tell(key, &message);
+        if let Some(message) = Message::decode(rest) {
+            for (_, ear) in ears {
+                ear.hear(key, &message);
+            }
         }
     }
 
-    fn tell(&self, key: &str, message: &Message) {
-        let ears: Vec<_> = {
-            let listeners = self.listeners();
-            let here = listeners.iter().filter(|listener| listener.key == key);
-            here.filter_map(|listener| listener.ear.upgrade()).collect()
-        };
-        // Out of the lock: whoever hears may answer.
-        for ear in ears {
-            ear.hear(message);
-        }
+    /// Who listens to that key, and of which tab it is. Each is asked and told out of the mutex: it may
+    /// answer.
+    fn ears(&self, key: &str) -> Vec<(String, Arc<dyn Listen>)> {
+        let living = |l: &Listener| Some((l.tab.clone(), l.ear.upgrade()?));
+        let mut ears: Vec<_> = self.listeners.lock().iter().filter_map(living).collect();
+        ears.retain(|(_, ear)| ear.listens_to(key));
+        ears
     }
 }

@@ -1,23 +1,33 @@
 //! Exhaustive exploration of small worlds: two and three tabs, one lock, and everything that may go
 //! wrong, in every order, by the model checker `stateright`. The transitions are the crate's own
-//! [`rules::apply`](tab_lease::rules::apply) and [`Participant`](tab_lease::participant::Participant).
+//! [`rules::apply`](tab_lease::rules::apply), and the tabs are the shipped
+//! [`Contender`](tab_lease::contender::Contender): the model hands in events and performs its actions.
 //!
 //! - `model/world.rs`: states, actions, bounds, and where a new command or message goes;
-//! - `model/properties.rs`: G1 to G4, as properties of a state;
+//! - `model/tab.rs`: the driver around a contender, and what becomes of a tab;
+//! - `model/properties.rs`: G1 to G4, and that nothing is forgotten, as properties of a state;
 //! - `model/faults.rs`: steps that no rule may take;
 //! - `model/progress.rs`: what must come of a world that has become quiet;
 //! - `model/mutation.rs`: how rules are broken, to see that the checker notices;
 //! - `model/turns.rs`: a small model of its own, of a tab whose calls overlap or nest.
 //!
-//! `TAB_LEASE_MODEL=large` explores the larger worlds as well (half an hour, and some GB of memory).
+//! `TAB_LEASE_MODEL=large` explores the larger worlds as well (an hour, and some GB of memory).
+//!
+//! # Timers
+//!
+//! A timer that is set may fire at any time, early or late, and counts as set or not where states are told
+//! apart (`src/contender/alike.rs`). Only the end of a lease is told on time, before all else. What a lock
+//! object believes, and when it sent what, is part of the state. Of two calls that rest, it is not which
+//! one's pause is over first.
 //!
 //! # What is bounded
 //!
-//! Time is discrete and ends at a horizon (of 2 to 12 ticks, leases being 2 to 8), so requests are few as
-//! well. Faults have a [`Budget`], and so have WANTs. Most worlds are *brisk* (see
+//! Time is discrete and ends at a horizon (of 2 to 12 ticks, leases being 2 to 8), so calls are few as well.
+//! Faults have a [`Budget`], and so has what tabs tell each other. Most worlds are *brisk* (see
 //! [`Pace`](world::Pace)): the order of steps within one tick is reduced to that of the store's, and how
-//! much is late is bounded. States are told apart by 64-bit fingerprints, so that a state may be missed
-//! with a probability of about n²/2⁶⁵: for ten million, 0.0003 %.
+//! much is late is bounded. A lease that nobody uses lingers in the worlds that say so; elsewhere its time
+//! is over at once. States are told apart by 64-bit fingerprints, so that a state may be missed with a
+//! probability of about n²/2⁶⁵: for ten million, 0.0003 %.
 //!
 //! # The traps of the protocol
 //!
@@ -42,6 +52,8 @@ mod mutation;
 mod progress;
 #[path = "model/properties.rs"]
 mod properties;
+#[path = "model/tab.rs"]
+mod tab;
 #[path = "model/turns.rs"]
 mod turns;
 #[path = "model/world.rs"]
@@ -51,12 +63,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
+use tab_lease::turns::PATIENCE_MS;
 
 use mutation::Mutation;
 use properties::{
-    BY_MESSAGE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, NO_FORBIDDEN_STEP, SOMEBODY_ELSE, SOUND,
+    BY_MESSAGE, DEADLINE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, LIVELY, NO_FORBIDDEN_STEP,
+    SERVED, SOMEBODY_ELSE, SOUND,
 };
-use world::{Action, Budget, Kind, Locks, World};
+use world::{Action, Budget, Kind, Locks, Waits, World};
 
 /// Nothing goes wrong, and one waiter makes itself heard.
 const CALM: Budget = Budget {
@@ -69,12 +83,23 @@ const CALM: Budget = Budget {
     losses: 0,
     repeats: 0,
     wants: 1,
+    tells: 0,
     give_ups: 0,
     writes: 0,
     deletions: 0,
     closings: 0,
     wall_jumps: 0,
 };
+
+/// The same, and all that tabs tell each other may be heard.
+const TELLING: Budget = Budget {
+    wants: 2,
+    tells: 2,
+    ..CALM
+};
+
+const FOR_EVER: Waits = Waits::ForEver;
+const TRIES: Waits = Waits::Not;
 
 // ---- Worlds -----------------------------------------------------------------------------------
 
@@ -84,12 +109,18 @@ fn two(horizon: u64, budget: Budget) -> World {
         kinds: vec![kind(0, 2), kind(1, 2)],
         granule: 1,
         horizon,
+        tick_ms: 1,
         budget,
         fifo: true,
         brisk: true,
         wants_stay: false,
         pushy: false,
         long_writes: false,
+        at_once: 1,
+        lingers: false,
+        slow_callers: false,
+        half_asleep: false,
+        complete: true,
         locks: Locks::Shared,
         mutation: None,
     }
@@ -141,8 +172,14 @@ fn kind(tab: usize, len: u32) -> Kind {
         hides_first: false,
         beacon: false,
         offset: 5 * tab as u64,
-        join: true,
-        requests: 1,
+        calls: vec![Waits::ForEver],
+    }
+}
+
+impl Kind {
+    fn queues(&self) -> bool {
+        let queues = |waits: &Waits| matches!(waits, Waits::ForEver | Waits::For(_));
+        self.tab > 0 && self.calls.iter().any(queues)
     }
 }
 
@@ -168,21 +205,23 @@ impl World {
         self
     }
 
-    fn requests(mut self, requests: u64) -> Self {
-        self.kinds.iter_mut().for_each(|k| k.requests = requests);
+    fn requests(mut self, requests: usize) -> Self {
+        self.kinds
+            .iter_mut()
+            .for_each(|k| k.calls = vec![Waits::ForEver; requests]);
         self
     }
 
     /// The first tab asks a second time.
     fn first_comes_again(mut self) -> Self {
-        self.kinds[0].requests = 2;
+        self.kinds[0].calls = vec![Waits::ForEver; 2];
         self
     }
 
     /// The last tab tries only, and never waits in the queue.
     fn last_only_tries(mut self) -> Self {
         if let Some(last) = self.kinds.last_mut() {
-            last.join = false;
+            last.calls = vec![Waits::Not];
         }
         self
     }
@@ -194,6 +233,62 @@ impl World {
             kind.idle = idle;
         }
         self
+    }
+
+    /// The calls of the first lock object, and those of the others.
+    fn calls(mut self, first: &[Waits], others: &[Waits]) -> Self {
+        for (i, kind) in self.kinds.iter_mut().enumerate() {
+            kind.calls = if i == 0 { first } else { others }.to_vec();
+        }
+        self
+    }
+
+    /// So many calls of a lock object may wait or hold at once.
+    fn at_once(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
+    }
+
+    fn lingering(self) -> Self {
+        Self {
+            lingers: true,
+            ..self
+        }
+    }
+
+    fn slow_callers(self) -> Self {
+        Self {
+            slow_callers: true,
+            ..self
+        }
+    }
+
+    fn half_asleep(self) -> Self {
+        Self {
+            half_asleep: true,
+            ..self
+        }
+    }
+
+    /// A tick is half of the time for which a call is held back at first.
+    fn slow_ticks(self) -> Self {
+        let tick_ms = PATIENCE_MS / 2;
+        Self { tick_ms, ..self }
+    }
+
+    fn incomplete(self) -> Self {
+        Self {
+            complete: false,
+            ..self
+        }
+    }
+
+    /// Whether a try may be told that the lock was freed for it.
+    fn serves(&self) -> bool {
+        let tries = self
+            .kinds
+            .iter()
+            .any(|kind| kind.calls.contains(&Waits::Not));
+        tries && self.lingers && self.budget.tells > 0
     }
 
     fn locks(self, locks: Locks) -> Self {
@@ -254,6 +349,8 @@ fn explore(name: &str, world: World) {
         G4_SUPERSEDED,
         G4_TOLD,
         SOUND,
+        LIVELY,
+        DEADLINE,
     ] {
         if found.contains_key(property) {
             panic!(
@@ -262,7 +359,11 @@ fn explore(name: &str, world: World) {
             );
         }
     }
-    for shown in [SOMEBODY_ELSE, BY_MESSAGE] {
+    for shown in [SOMEBODY_ELSE, BY_MESSAGE, SERVED] {
+        let by_message = world.complete && world.kinds.iter().any(Kind::queues);
+        if shown == BY_MESSAGE && !by_message || shown == SERVED && !world.serves() {
+            continue;
+        }
         assert!(found.contains_key(shown), "{name} does not show: {shown}");
     }
 }
@@ -295,6 +396,19 @@ fn catches(mutation: Mutation, property: &'static str, world: World) {
         fault.unwrap_or("in this state"),
         actions.len(),
         begun.elapsed().as_secs_f64()
+    );
+}
+
+/// Explores a world in which a rule is broken: that must never happen there. ([`explore`] finds it in worlds
+/// of the same kind where no rule is.)
+fn hides(mutation: Mutation, shown: &'static str, world: World) {
+    let mutation = Some(mutation);
+    let checker = World { mutation, ..world }.checker().spawn_dfs().join();
+    let states = checker.unique_state_count();
+    println!("{mutation:?}: never \"{shown}\" in {states} states");
+    assert!(
+        checker.discovery(shown).is_none(),
+        "{mutation:?} is not noticed"
     );
 }
 
@@ -359,11 +473,14 @@ worlds! {
     two_tabs_with_idle_leases: two(5, Budget { late: 1, ..CALM }).beacons(4);
     two_tabs_with_idle_leases_and_a_pause: two(5, Budget { pauses: 1, ..CALM }).beacons(4);
     two_tabs_with_beacons_and_a_crash: two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(4);
-    two_tabs_with_beacons_and_a_failing_store: two(2, Budget { crashes: 1, failures: 1, late: 1, ..CALM }).beacons(2);
+    two_tabs_with_beacons_and_a_failing_store:
+        two(2, Budget { crashes: 1, failures: 1, late: 1, ..CALM }).beacons(2);
     two_tabs_with_locks_apart: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Apart);
-    two_tabs_with_locks_apart_and_a_crash: two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Apart);
+    two_tabs_with_locks_apart_and_a_crash:
+        two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Apart);
     two_tabs_with_null_for_a_lock: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Null);
-    two_tabs_with_null_for_a_lock_and_a_crash: two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Null);
+    two_tabs_with_null_for_a_lock_and_a_crash:
+        two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Null);
     two_tabs_with_a_foreign_manager: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Foreign);
     three_tabs_with_locks_apart: three(3, CALM).beacons(3).locks(Locks::Apart);
     two_tabs_that_hide: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
@@ -375,33 +492,73 @@ worlds! {
     three_tabs_late: three(2, Budget { late: 1, ..CALM });
     three_tabs_and_a_crash: three(4, Budget { crashes: 1, ..CALM });
     three_tabs_and_a_pause: three(3, Budget { pauses: 1, ..CALM });
-    three_tabs_and_a_stop: three(3, Budget { stops: 1, ..CALM }).beacons(2);
-    three_tabs_that_hide: three(3, Budget { hides: 2, ..CALM }).hiding(3);
+    three_tabs_and_a_stop: three(2, Budget { stops: 1, ..CALM }).beacons(2);
+    three_tabs_that_hide: three(2, Budget { hides: 2, ..CALM }).hiding(3);
     three_tabs_and_a_failing_store: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
     three_tabs_that_hear_twice_or_not: three(3, Budget { losses: 1, repeats: 1, ..CALM });
     three_tabs_with_leases_of_their_own: three(3, CALM).lens(&[2, 3, 2]);
-    three_tabs_with_beacons_and_a_crash: three(3, Budget { crashes: 1, ..CALM }).beacons(4);
+    three_tabs_with_beacons_and_a_crash: three(2, Budget { crashes: 1, ..CALM }).beacons(4);
     three_tabs_and_a_deletion_in_order: three(4, Budget { closings: 1, ..CALM });
     three_tabs_one_only_tries: three(3, Budget { crashes: 1, ..CALM }).last_only_tries();
     three_tabs_one_pushes: three(4, Budget { wants: 2, ..CALM }).pushy();
     twin_locks_and_a_tab: twins(4, Budget { give_ups: 1, ..CALM });
     twin_locks_and_a_tab_late: twins(2, Budget { late: 1, ..CALM });
+
+    // Of the contender.
+    two_tabs_that_linger: two(3, CALM).lingering().first_comes_again();
+    two_tabs_that_linger_late: two(3, Budget { late: 1, ..CALM }).lingering();
+    two_tabs_that_linger_and_a_pause: two(3, Budget { pauses: 1, ..CALM }).lingering().first_comes_again();
+    two_tabs_one_only_tries: two(3, TELLING).lingering().last_only_tries();
+    two_tabs_one_only_tries_late: two(2, Budget { late: 1, ..TELLING }).lingering().last_only_tries();
+    two_tabs_one_tries_and_waits:
+        two(2, TELLING).lingering().calls(&[FOR_EVER], &[TRIES, FOR_EVER]).at_once(2);
+    three_tabs_one_tries_a_lease_that_lingers: three(2, TELLING).lingering().last_only_tries();
+    three_tabs_one_gives_up: three(3, Budget { give_ups: 1, ..TELLING });
+    two_tabs_with_deadlines: two(4, Budget { late: 1, ..CALM }).calls(&[FOR_EVER], &[Waits::For(2)]);
+    two_tabs_with_two_deadlines: two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2), Waits::For(1)]).at_once(2);
+    two_tabs_that_spin: two(4, Budget { late: 1, ..CALM }).calls(&[FOR_EVER], &[Waits::Spins(2)]);
+    two_tabs_whose_callers_are_gone: two(3, CALM).slow_callers().requests(2);
+    two_tabs_whose_callers_are_gone_late: two(2, Budget { late: 1, ..CALM }).slow_callers();
+    two_tabs_that_run_on_and_a_stop: two(3, Budget { stops: 1, ..TELLING }).half_asleep();
+    two_tabs_that_run_on_and_a_late_stop: two(2, Budget { stops: 1, late: 1, ..CALM }).half_asleep();
+    two_tabs_with_two_calls:
+        two(3, Budget { give_ups: 1, ..CALM }).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_with_two_calls_late:
+        two(2, Budget { late: 1, ..CALM }).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_with_two_calls_and_a_failing_store:
+        two(2, Budget { failures: 1, ..CALM }).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_that_hold_back:
+        two(4, CALM).lens(&[4, 4]).slow_ticks().calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    two_tabs_whose_messages_do_not_reach_all: two(3, Budget { late: 1, ..CALM }).incomplete();
+    twin_locks_and_a_stop: twins(2, Budget { stops: 1, ..CALM });
+    twin_locks_that_linger: twins(3, CALM).lingering();
 }
 
 large_worlds! {
     two_tabs_in_every_order_longer: loose(5, CALM);
-    two_tabs_in_every_order_and_everything: loose(2, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, ..CALM });
-    two_tabs_and_everything: two(3, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, late: 1, ..CALM });
+    two_tabs_in_every_order_and_everything:
+        loose(2, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, ..CALM });
+    two_tabs_and_everything:
+        two(3, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, late: 1, ..CALM });
     two_tabs_that_both_come_again: two(3, Budget { late: 1, ..CALM }).requests(2);
     two_tabs_that_hear_twice_and_late: two(2, Budget { repeats: 1, late: 1, ..CALM }).requests(2);
-    two_tabs_out_of_order_again: two(2, Budget { give_ups: 1, late: 1, ..CALM }).unordered().first_comes_again();
+    two_tabs_out_of_order_again:
+        two(2, Budget { give_ups: 1, late: 1, ..CALM }).unordered().first_comes_again();
     two_tabs_that_write_for_long_later: two(5, Budget { writes: 2, ..CALM }).long_writes();
-    two_tabs_that_write_for_long_and_pause_later: two(5, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
+    two_tabs_that_write_for_long_and_pause_later:
+        two(5, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
     three_tabs_that_write_for_long: three(3, Budget { writes: 1, ..CALM }).long_writes();
     two_tabs_with_shorter_leases_later: two(8, Budget { late: 1, ..CALM }).lens(&[6, 2]).first_comes_again();
     two_tabs_with_coarse_clocks_and_all: coarse(14, Budget { pauses: 1, late: 1, ..CALM });
     two_tabs_with_beacons_and_all: two(4, Budget { crashes: 1, failures: 1, late: 2, ..CALM }).beacons(2);
     two_tabs_with_idle_leases_and_all: two(4, Budget { pauses: 1, crashes: 1, late: 1, ..CALM }).beacons(6);
+    three_tabs_that_hide_later: three(3, Budget { hides: 2, ..CALM }).hiding(3);
+    two_tabs_that_linger_and_come_again_late:
+        two(3, Budget { late: 1, ..CALM }).lingering().first_comes_again();
+    two_tabs_whose_callers_are_gone_and_come_again_late:
+        two(2, Budget { late: 1, ..CALM }).slow_callers().first_comes_again();
+    three_tabs_and_a_later_stop: three(3, Budget { stops: 1, ..CALM }).beacons(2);
+    three_tabs_with_beacons_and_a_later_crash: three(3, Budget { crashes: 1, ..CALM }).beacons(4);
     three_tabs_later: three(4, Budget { late: 1, ..CALM });
     three_tabs_and_a_late_crash: three(3, Budget { crashes: 1, late: 1, ..CALM });
     three_tabs_and_a_late_pause: three(3, Budget { pauses: 1, late: 1, ..CALM });
@@ -418,7 +575,8 @@ mutations! {
     retake_not_counted: RetakeNotCounted breaks G1 in two(5, Budget { late: 2, ..CALM });
     renewal_of_any_lease: RenewalOfAnyLease breaks NO_FORBIDDEN_STEP in two(4, Budget { late: 1, ..CALM });
     renewal_by_tab: RenewalByTab breaks NO_FORBIDDEN_STEP in twins(4, Budget { late: 2, ..CALM });
-    same_tab_extends: SameTabExtends breaks NO_FORBIDDEN_STEP in two(3, Budget { failures: 1, ..CALM }).requests(2);
+    same_tab_extends: SameTabExtends breaks NO_FORBIDDEN_STEP in
+        two(3, Budget { failures: 1, ..CALM }).requests(2);
     token_kept: TokenKept breaks NO_FORBIDDEN_STEP in two(4, CALM);
     quit_ignored: QuitIgnored breaks G3 in two(4, CALM);
     quit_ignored_by_oneself: QuitIgnored breaks G3_OWN in two(4, CALM);
@@ -430,25 +588,38 @@ mutations! {
     quit_by_anybody: QuitByAnybody breaks G1 in three(3, Budget { give_ups: 1, ..CALM });
     last_forgotten: LastForgotten breaks NO_FORBIDDEN_STEP in two(4, CALM).requests(2);
     wall_clock_decides: WallClockDecides breaks G1 in two(4, Budget { wall_jumps: 1, ..CALM });
-    grants_add_one: GrantsAddOne breaks NO_FORBIDDEN_STEP in two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
-    delegation_adds_two: DelegationAddsTwo breaks NO_FORBIDDEN_STEP in two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
+    grants_add_one: GrantsAddOne breaks NO_FORBIDDEN_STEP in
+        two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
+    delegation_adds_two: DelegationAddsTwo breaks NO_FORBIDDEN_STEP in
+        two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
     pass_to_anybody: PassToAnybody breaks G3 in two(3, Budget { give_ups: 1, late: 1, ..CALM });
-    delegated_take_by_anybody: DelegatedTakeByAnybody breaks NO_FORBIDDEN_STEP in three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
-    delegated_take_not_rechecked: DelegatedTakeNotRechecked breaks G1 in three(3, Budget { late: 1, ..CALM });
-    dead_not_rechecked: DeadNotRechecked breaks G1 in three(2, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
+    delegated_take_by_anybody: DelegatedTakeByAnybody breaks NO_FORBIDDEN_STEP in
+        three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
+    delegated_take_not_rechecked: DelegatedTakeNotRechecked breaks G1 in
+        two(3, Budget { late: 3, ..CALM }).first_comes_again();
+    dead_not_rechecked: DeadNotRechecked breaks G1 in
+        three(1, Budget { crashes: 1, late: 1, wants: 0, ..CALM }).beacons(2);
     claim_of_any_lease: ClaimOfAnyLease breaks NO_FORBIDDEN_STEP in two(3, Budget { late: 1, ..CALM });
-    passed_claim_not_counted: PassedClaimNotCounted breaks G1 in two(3, Budget { late: 1, ..CALM }).first_comes_again();
-    fence_by_token_alone: FenceByTokenAlone breaks G2 in two(3, Budget { deletions: 1, writes: 1, late: 1, ..CALM });
-    fence_without_epoch: FenceWithoutEpoch breaks G2 in two(3, Budget { deletions: 1, writes: 1, late: 2, ..CALM });
-    fence_without_holder: FenceWithoutHolder breaks G2 in two(3, Budget { writes: 1, late: 2, ..CALM }).unordered();
-    fence_without_token: FenceWithoutToken breaks G2 in two(3, Budget { writes: 1, late: 2, ..CALM }).unordered();
-    fence_without_claim: FenceWithoutClaim breaks NO_FORBIDDEN_STEP in two(3, Budget { writes: 1, late: 1, ..CALM });
-    open_fence_is_belief: OpenFenceIsBelief breaks G1 in two(4, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
+    passed_claim_not_counted: PassedClaimNotCounted breaks G1 in
+        two(3, Budget { late: 1, ..CALM }).first_comes_again();
+    fence_by_token_alone: FenceByTokenAlone breaks G2 in
+        two(3, Budget { deletions: 1, writes: 1, late: 1, ..CALM });
+    fence_without_epoch: FenceWithoutEpoch breaks G2 in
+        two(3, Budget { deletions: 1, writes: 1, late: 2, ..CALM });
+    fence_without_holder: FenceWithoutHolder breaks G2 in
+        two(3, Budget { writes: 1, late: 2, ..CALM }).unordered();
+    fence_without_token: FenceWithoutToken breaks G2 in
+        two(3, Budget { writes: 1, late: 2, ..CALM }).unordered();
+    fence_without_claim: FenceWithoutClaim breaks NO_FORBIDDEN_STEP in
+        two(3, Budget { writes: 1, late: 1, ..CALM });
+    open_fence_is_belief: OpenFenceIsBelief breaks G1 in
+        two(4, Budget { writes: 1, pauses: 1, ..CALM }).long_writes();
     store_out_of_order: StoreOutOfOrder breaks G1 in two(5, Budget { writes: 1, ..CALM }).long_writes();
     fence_apart: FenceApart breaks G2 in two(3, Budget { writes: 2, late: 2, ..CALM });
     fence_skipped: FenceSkipped breaks G2 in two(3, Budget { writes: 2, late: 2, ..CALM });
     take_valid_from_answer: TakeValidFromAnswer breaks G1 in two(4, Budget { late: 1, ..CALM });
-    renewal_valid_from_answer: RenewalValidFromAnswer breaks G1 in two(5, Budget { late: 1, ..CALM }).lens(&[3, 3]);
+    renewal_valid_from_answer: RenewalValidFromAnswer breaks G1 in
+        two(5, Budget { late: 1, ..CALM }).lens(&[3, 3]);
     observed_from_sending: ObservedFromSending breaks G1 in two(5, Budget { late: 1, ..CALM });
     proof_one_tick_early: ProofOneTickEarly breaks G1 in two(4, CALM);
     observed_for_own_length: ObservedForOwnLength breaks G1 in two(4, CALM).lens(&[3, 2]);
@@ -458,26 +629,74 @@ mutations! {
     expiry_ignored: ExpiryIgnored breaks G1 in two(4, CALM);
     ended_still_held: EndedStillHeld breaks G1 in twins(3, CALM);
     no_margin: NoMargin breaks G1 in coarse(11, CALM);
-    grant_valid_from_receipt: GrantValidFromReceipt breaks G1 in two(3, Budget { late: 2, ..CALM }).first_comes_again();
+    grant_valid_from_receipt: GrantValidFromReceipt breaks G1 in
+        two(3, Budget { late: 2, ..CALM }).first_comes_again();
     grant_by_tab: GrantByTab breaks NO_FORBIDDEN_STEP in two(3, Budget { repeats: 1, ..CALM }).requests(2);
-    starts_unseen: StartsUnseen breaks NO_FORBIDDEN_STEP in three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
-    receiver_length_ignored: ReceiverLengthIgnored breaks G1 in two(4, Budget { late: 2, ..CALM }).lens(&[4, 1]).first_comes_again();
-    own_takeover_forgotten: OwnTakeoverForgotten breaks G4_SUPERSEDED in two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
-    own_take_forgotten: OwnTakeForgotten breaks G4_SUPERSEDED in three(1, Budget { late: 1, wants: 0, ..CALM });
+    starts_unseen: StartsUnseen breaks NO_FORBIDDEN_STEP in
+        three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
+    receiver_length_ignored: ReceiverLengthIgnored breaks G1 in
+        two(4, Budget { late: 2, ..CALM }).lens(&[4, 1]).first_comes_again();
+    own_takeover_forgotten: OwnTakeoverForgotten breaks G4_SUPERSEDED in
+        two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
+    own_take_forgotten: OwnTakeForgotten breaks G4_SUPERSEDED in
+        three(1, Budget { late: 1, wants: 0, ..CALM });
     quits_after_delegating: QuitsAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { late: 1, ..CALM });
     delegator_goes_on: DelegatorGoesOn breaks G1 in two(3, Budget { late: 1, ..CALM });
-    own_delegation_not_dirty: OwnDelegationNotDirty breaks NO_FORBIDDEN_STEP in two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
-    delegates_while_writing: DelegatesWhileWriting breaks NO_FORBIDDEN_STEP in two(3, Budget { writes: 1, late: 1, ..CALM });
-    dead_holder_is_enough: DeadHolderIsEnough breaks G1 in three(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
+    own_delegation_not_dirty: OwnDelegationNotDirty breaks NO_FORBIDDEN_STEP in
+        two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
+    delegates_while_writing: DelegatesWhileWriting breaks NO_FORBIDDEN_STEP in
+        two(3, Budget { writes: 1, late: 1, ..CALM });
+    dead_holder_is_enough: DeadHolderIsEnough breaks G1 in three(1, Budget { crashes: 1, ..CALM }).beacons(2);
     beacon_too_early: BeaconTooEarly breaks G1 in two(3, CALM).beacons(2);
     unseen_beacon_believed: UnseenBeaconBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Apart);
     own_hold_believed: OwnHoldBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Apart);
     null_lock_believed: NullLockBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Null);
-    foreign_manager_believed: ForeignManagerBelieved breaks G1 in two(3, CALM).beacons(2).locks(Locks::Foreign);
+    foreign_manager_believed: ForeignManagerBelieved breaks G1 in
+        two(3, CALM).beacons(2).locks(Locks::Foreign);
     shortened_not_cut: ShortenedNotCut breaks G1 in two(4, CALM).beacons(6);
     belief_outlives_stopping: BeliefOutlivesStopping breaks G1 in two(3, Budget { stops: 1, ..CALM });
-    leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in two(3, Budget { stops: 1, late: 1, ..CALM });
-    queued_length_shrinks: QueuedLengthShrinks breaks G1 in two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1]).hiding(4).hidden_first().first_comes_again();
-    retake_shortens: RetakeShortens breaks G1 in two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
+    leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in
+        two(3, Budget { stops: 1, late: 1, ..CALM });
+    queued_length_shrinks: QueuedLengthShrinks breaks G1 in
+        two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1])
+            .hiding(4)
+            .hidden_first()
+            .first_comes_again();
+    retake_shortens: RetakeShortens breaks G1 in
+        two(5, Budget { hides: 1, late: 1, ..CALM }).hiding(6).unordered();
     belief_outlives_closing: BeliefOutlivesClosing breaks G1 in two(3, Budget { closings: 1, ..CALM });
+
+    // Of the contender.
+    expiry_not_first: ExpiryNotFirst breaks NO_FORBIDDEN_STEP in
+        two(3, CALM).calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    released_unclaimed: ReleasedUnclaimed breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    pass_forgotten: PassForgotten breaks G3 in two(3, Budget { late: 1, ..CALM });
+    linger_never_ends: LingerNeverEnds breaks G3 in two(3, CALM).lingering();
+    takes_twice: TakesTwice breaks NO_FORBIDDEN_STEP in two(3, Budget { late: 1, ..CALM });
+    late_call_shares: LateCallShares breaks NO_FORBIDDEN_STEP in
+        two(3, CALM).lens(&[4, 4]).slow_ticks().calls(&[FOR_EVER; 2], &[FOR_EVER]).at_once(2);
+    suspended_tab_hears: SuspendedTabHears breaks NO_FORBIDDEN_STEP in
+        two(3, Budget { stops: 1, ..CALM }).half_asleep();
+    loss_told_twice: LossToldTwice breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    loss_not_told: LossNotTold breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    settled_twice: SettledTwice breaks NO_FORBIDDEN_STEP in two(3, CALM);
+    failed_renewal_not_heard: FailedRenewalNotHeard breaks LIVELY in two(3, Budget { failures: 1, ..CALM });
+    failed_take_not_heard: FailedTakeNotHeard breaks LIVELY in two(3, Budget { failures: 1, ..CALM });
+    cut_not_published: CutNotPublished breaks G1 in two(4, Budget { pauses: 1, late: 1, ..CALM }).beacons(6);
+    death_not_heard: DeathNotHeard breaks G3 in two(3, Budget { crashes: 1, ..CALM }).beacons(2);
+    claim_forgotten: ClaimForgotten breaks LIVELY in two(3, CALM);
+    resume_not_told: ResumeNotTold breaks LIVELY in two(3, Budget { stops: 1, ..CALM });
+    deadline_not_heard: DeadlineNotHeard breaks NO_FORBIDDEN_STEP in
+        two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2)]);
+    leave_not_heard: LeaveNotHeard breaks NO_FORBIDDEN_STEP in two(3, Budget { give_ups: 1, ..CALM });
+    drop_not_heard: DropNotHeard breaks G3 in two(3, CALM);
+}
+
+#[test]
+fn tries_not_answered() {
+    hides(
+        Mutation::TriesNotAnswered,
+        SERVED,
+        two(3, TELLING).lingering().last_only_tries(),
+    );
 }

@@ -668,7 +668,7 @@ fn a_claim_shorter_than_what_was_granted_cuts_it_at_once() {
     assert_eq!(tab.good_until(), ms(601) - MARGIN);
 }
 
-/// Observers go by the renewal's length from then on. Without that there were two holders.
+/// Observers go by the renewal's length from then on. Found by `tests/play.rs`: there were two holders.
 #[test]
 fn a_renewal_shorter_than_what_was_granted_cuts_it_at_once_though_there_was_no_claim() {
     let mut tab = Tab::new();

@@ -60,7 +60,7 @@ use indexed_db_futures::database::Database;
 use indexed_db_futures::internals::SystemRepr;
 use js_sys::{Array, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
-use web_sys::{EventTarget, IdbDatabase, IdbTransaction};
+use web_sys::{EventTarget, IdbDatabase, IdbObjectStore, IdbTransaction};
 
 #[cfg(doc)]
 use crate::CrossProcessStoreLockGuard;
@@ -584,13 +584,28 @@ impl BackingStore for IndexedDbStore {
     type Error = IndexedDbError;
 
     async fn apply(&self, key: &str, command: Command) -> Result<Outcome, IndexedDbError> {
-        self.bounded(async |db| match &command {
-            Command::Renew { who, len, .. } if *len > 0 => {
-                self.shared.renew(db, key, who, &command).await
-            }
-            _ => self.shared.transact(db, key, &command).await,
-        })
-        .await
+        let batch = vec![(key.to_owned(), command)];
+        let answer = self.apply_all(batch).await.pop();
+        answer.unwrap_or(Err(IndexedDbError::Stalled))
+    }
+
+    /// One transaction for all. One that holds nothing but renewals needs no answer to be complete.
+    async fn apply_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Outcome, IndexedDbError>> {
+        let renews = |(_, command): &(String, Command)| matches!(command, Command::Renew { len, .. } if *len > 0);
+        let renewals = batch.iter().all(renews);
+        let answers = self.bounded(async |db| match renewals {
+            true => self.shared.renew(db, &batch).await,
+            false => self.shared.transact(db, &batch).await,
+        });
+        let answers = answers.await;
+        answers.unwrap_or_else(|error| vec![Err(error); batch.len()])
+    }
+
+    fn batches(&self) -> bool {
+        true
     }
 
     fn leave(&self, key: &str, who: &Requester) {
@@ -617,6 +632,9 @@ impl BackingStore for IndexedDbStore {
         })
     }
 }
+
+/// What became of each command of a transaction that did not fail.
+type Answers = Result<Vec<Result<Outcome, IndexedDbError>>, IndexedDbError>;
 
 impl Shared {
     /// Somebody else closes the database: all leases in it end.
@@ -674,17 +692,48 @@ impl Shared {
         }
     }
 
-    /// One command: one transaction.
-    async fn transact(
-        &self,
-        db: &IdbDatabase,
-        key: &str,
-        command: &Command,
-    ) -> Result<Outcome, IndexedDbError> {
+    /// Commands in one transaction, each answered by what it finds.
+    async fn transact(&self, db: &IdbDatabase, batch: &[(String, Command)]) -> Answers {
         let name = &self.object_store;
         let open = Open::new(self, begin(db, name, "readwrite")?);
         let store = open.tx.object_store(name).map_err(failed)?;
-        let found = answer(store.get(&key.into())).await?;
+        let mut found = Vec::with_capacity(batch.len());
+        for (place, (key, _)) in batch.iter().enumerate() {
+            // Asked for ahead, unless a command before it may change it.
+            let is_first = batch[..place].iter().all(|(before, _)| before != key);
+            let get = || store.get(&key.as_str().into()).map_err(failed);
+            found.push(is_first.then(get).transpose()?);
+        }
+        let (mut answers, mut written) = (Vec::with_capacity(batch.len()), false);
+        for ((key, command), found) in batch.iter().zip(found) {
+            let found = match found {
+                Some(found) => found,
+                None => store.get(&key.as_str().into()).map_err(failed)?,
+            };
+            let found = result(&found).await.map_err(failed)?;
+            answers.push(
+                match self.step(&store, key, command, found, &mut written).await {
+                    // The transaction has failed, not one record.
+                    Err(error @ IndexedDbError::Failed(_)) => return Err(error),
+                    answer => answer,
+                },
+            );
+        }
+        if written {
+            open.commit().await?;
+        }
+        Ok(answers)
+    }
+
+    /// One command, on the record as it was found.
+    async fn step(
+        &self,
+        store: &IdbObjectStore,
+        key: &str,
+        command: &Command,
+        found: JsValue,
+        written: &mut bool,
+    ) -> Result<Outcome, IndexedDbError> {
         let record = match found.is_undefined() {
             false => Some(decode(found)?),
             // Nothing there, or nothing that somebody put there.
@@ -714,9 +763,7 @@ impl Shared {
                 }
             }
         };
-        if write.is_none() && obsolete.is_empty() {
-            return Ok(outcome);
-        }
+        *written |= write.is_some() || !obsolete.is_empty();
         if let Some(record) = write {
             self.see(key, &record);
             let bytes = Uint8Array::from(&*record.encode());
@@ -725,45 +772,47 @@ impl Shared {
         for who in obsolete {
             store.delete(&note_key(key, &who)).map_err(failed)?;
         }
-        open.commit().await?;
         Ok(outcome)
     }
 
-    /// A renewal: all of it is sent at once, and nothing is left open if the page stops now.
-    async fn renew(
-        &self,
-        db: &IdbDatabase,
-        key: &str,
-        who: &Requester,
-        command: &Command,
-    ) -> Result<Outcome, IndexedDbError> {
-        let Command::Renew {
-            token, len, beacon, ..
-        } = *command
-        else {
-            return Ok(Outcome::Refused);
-        };
-        let count = self.renewals.get() + 1;
-        self.renewals.set(count);
-        let note = Note::Renewed {
-            token,
-            count,
-            len,
-            beacon,
-        };
+    /// Renewals: all of it is sent at once, and nothing is left open if the page stops now.
+    async fn renew(&self, db: &IdbDatabase, batch: &[(String, Command)]) -> Answers {
         let tx = begin(db, &self.object_store, "readwrite")?;
         let store = tx.object_store(&self.object_store).map_err(failed)?;
-        let found = store.get(&key.into()).map_err(failed)?;
-        self.put_note(&tx, key, who, &note).map_err(failed)?;
-        // It counts if the record, as it was read, says that we hold; what is done to that here is in
+        let mut found = Vec::with_capacity(batch.len());
+        for (key, command) in batch {
+            if let Command::Renew {
+                who,
+                token,
+                len,
+                beacon,
+            } = command
+            {
+                let count = self.renewals.get() + 1;
+                self.renewals.set(count);
+                found.push(store.get(&key.as_str().into()).map_err(failed)?);
+                let note = Note::Renewed {
+                    token: *token,
+                    count,
+                    len: *len,
+                    beacon: *beacon,
+                };
+                self.put_note(&tx, key, who, &note).map_err(failed)?;
+            }
+        }
+        // A renewal counts if the record, as it was read, says that we hold; what is done to that here is in
         // the note.
         commit(&tx).await?;
-        let found = result(&found).await.map_err(failed)?;
-        let record = match found.is_undefined() || found.is_null() {
-            true => None,
-            false => Some(decode(found)?),
-        };
-        Ok(rules::apply(record.as_ref(), command).1)
+        let mut answers = Vec::with_capacity(batch.len());
+        for ((_, command), found) in batch.iter().zip(found) {
+            let found = result(&found).await.map_err(failed)?;
+            let record = match found.is_undefined() || found.is_null() {
+                true => Ok(None),
+                false => decode(found).map(Some),
+            };
+            answers.push(record.map(|record| rules::apply(record.as_ref(), command).1));
+        }
+        Ok(answers)
     }
 
     /// Needs no answer, and is committed even if the page ends now.

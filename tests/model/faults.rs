@@ -1,6 +1,6 @@
 //! Steps that no rule may take. They are seen when they are taken, not in the state that follows.
 
-use tab_lease::rules::{Command, Fence, Proof, Record, Requester, Take};
+use tab_lease::rules::{Command, Fence, Outcome, Proof, Record, Requester, Take};
 
 use crate::world::{State, Tab, World, tab_name};
 
@@ -90,4 +90,27 @@ pub fn commit(state: &mut State, write: &Fence) {
         state.fault = Some(STALE);
     }
     state.register = Some(write.clone());
+}
+
+/// What is wrong with an answer, if anything: it tells an asker that it holds, and the record does not.
+pub fn fault_of_answer(
+    record: Option<&Record>,
+    command: &Command,
+    outcome: &Outcome,
+) -> Option<&'static str> {
+    let (Outcome::Held(held), Some(record)) = (outcome, record) else {
+        return None;
+    };
+    let (asker, token) = match command {
+        Command::Take(take) => (&take.who, record.token),
+        Command::Renew { who, token, .. } | Command::Claim { who, token, .. } => (who, *token),
+        Command::Quit { who } | Command::Pass { who, .. } => (who, record.token),
+    };
+    if record.holder.as_ref() != Some(asker) || record.token != token {
+        Some("another's lease was answered to be the asker's")
+    } else if (held.epoch, held.token) != (record.epoch, record.token) {
+        Some("the answer names another lease than the record")
+    } else {
+        None
+    }
 }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tab_lease::contender::{Action as Act, Event};
+use tab_lease::message::Message;
 use tab_lease::participant::{Grant, Now};
 use tab_lease::rules::{
     self, Command, Fence, Fenced, Granted, Mode, Outcome, Proof, Record, Requester, Waiter,
@@ -151,6 +153,48 @@ pub enum Mutation {
     QueuedLengthShrinks,
     /// A take that is late makes the lease shorter.
     RetakeShortens,
+
+    // ---- The contender, and its driver ----
+    /// What has expired is told some time, not before all else.
+    ExpiryNotFirst,
+    /// A lease that nobody uses is given up by a quit in place of its claim.
+    ReleasedUnclaimed,
+    /// Whoever only tries is not answered.
+    TriesNotAnswered,
+    /// A delegation is never written down by its sender.
+    PassForgotten,
+    /// A lease that nobody uses stays until somebody asks.
+    LingerNeverEnds,
+    /// A take is sent twice.
+    TakesTwice,
+    /// A call that comes while somebody else waits shares the lease.
+    LateCallShares,
+    /// A suspended page goes by what it hears.
+    SuspendedTabHears,
+    /// A loss is told twice.
+    LossToldTwice,
+    /// A loss is not told.
+    LossNotTold,
+    /// That a renewal has failed is not heard.
+    FailedRenewalNotHeard,
+    /// That a take has failed is not heard.
+    FailedTakeNotHeard,
+    /// Guards go by when the lease was good until before that was cut.
+    CutNotPublished,
+    /// That a tab has ended is not heard.
+    DeathNotHeard,
+    /// A lease that began by a message is not claimed.
+    ClaimForgotten,
+    /// A page that goes on is not told.
+    ResumeNotTold,
+    /// A call that was settled is told so again.
+    SettledTwice,
+    /// A deadline passes unheard.
+    DeadlineNotHeard,
+    /// A caller that has gone is not reported.
+    LeaveNotHeard,
+    /// A guard that was dropped is not reported.
+    DropNotHeard,
 }
 
 impl Mutation {
@@ -352,32 +396,75 @@ impl Mutation {
         }
     }
 
-    /// Before the participant is told the answer to a take.
-    pub fn taken(self, sent: &mut Now, now: &mut Now, answer: &mut Outcome, len: Duration) {
+    /// Before the contender is told the answer to a command that was sent at `sent`.
+    pub fn answering(
+        self,
+        command: &Command,
+        sent: Now,
+        now: &mut Now,
+        answer: &mut Option<Outcome>,
+        len: Duration,
+    ) {
+        let takes = matches!(command, Command::Take(_));
         match (self, answer) {
-            (Self::TakeValidFromAnswer, Outcome::Held(_)) => *sent = *now,
-            (Self::ObservedFromSending, Outcome::Waiting(_)) => *now = *sent,
-            (Self::ObservedForOwnLength, Outcome::Waiting(waiting)) => {
+            (Self::ObservedFromSending, Some(Outcome::Waiting(_))) => *now = sent,
+            (Self::ObservedForOwnLength, Some(Outcome::Waiting(waiting))) => {
                 waiting.len = u32::try_from(len.as_millis()).unwrap_or(u32::MAX);
             }
-            (Self::ReceiverLengthIgnored, Outcome::Held(held)) => {
+            (Self::ProofOneTickEarly, Some(Outcome::Waiting(waiting))) => waiting.len -= 1,
+            (Self::ReceiverLengthIgnored, Some(Outcome::Held(held))) => {
                 mistake_length(held.head.as_mut(), len);
             }
             // It takes every look for a new lease.
-            (Self::ObservedForEver, Outcome::Waiting(waiting)) => {
+            (Self::ObservedForEver, Some(Outcome::Waiting(waiting))) if takes => {
                 waiting.sighting.count = u64::try_from(now.as_millis()).unwrap_or(u64::MAX) + 1000;
             }
             _ => {}
         }
     }
 
-    /// Before the participant is told the answer to a renewal.
-    pub fn renewed(self, sent: &mut Now, now: Now, answer: &mut Outcome, len: Duration) {
+    /// Whether the contender is not told that answer.
+    pub fn swallows(self, command: &Command, answer: &Option<Outcome>) -> bool {
+        let renews = matches!(command, Command::Renew { .. } | Command::Claim { .. });
+        let takes = matches!(command, Command::Take(_));
         match (self, answer) {
-            (Self::RenewalValidFromAnswer, _) => *sent = now,
-            (Self::ReceiverLengthIgnored, Outcome::Held(held)) => {
-                mistake_length(held.head.as_mut(), len);
+            (Self::RefusalIgnored, Some(Outcome::Refused)) => renews,
+            (Self::FailedRenewalNotHeard, None) => renews,
+            (Self::FailedTakeNotHeard, None) => takes,
+            _ => false,
+        }
+    }
+
+    /// Whether the contender is not told that event.
+    pub fn drops_event(self, event: &Event) -> bool {
+        match event {
+            Event::Suspended(false) => self == Self::ResumeNotTold,
+            Event::Fired(tab_lease::contender::Timer::Deadline) => self == Self::DeadlineNotHeard,
+            Event::Leave(_) => self == Self::LeaveNotHeard,
+            Event::GuardDropped(_) => self == Self::DropNotHeard,
+            _ => false,
+        }
+    }
+
+    /// Before what the contender has decided is performed, for a tab with so many guards.
+    pub fn acted(self, out: &mut Vec<Act>, guards: u8) {
+        match self {
+            Self::ReleasedUnclaimed if guards == 0 => {
+                for act in out {
+                    if let Act::Send { command, .. } = act
+                        && let Command::Claim { who, .. } = command
+                    {
+                        *command = Command::Quit { who: who.clone() };
+                    }
+                }
             }
+            Self::TriesNotAnswered => {
+                out.retain(|act| !matches!(act, Act::Post(Message::Reply { .. })));
+            }
+            Self::LossToldTwice => repeat(out, |act| matches!(act, Act::Lose(..))),
+            Self::SettledTwice => repeat(out, |act| matches!(act, Act::Settle { .. })),
+            Self::LossNotTold => out.retain(|act| !matches!(act, Act::Lose(..))),
+            Self::ClaimForgotten => out.retain(|act| !matches!(act, Act::StepAside(_))),
             _ => {}
         }
     }
@@ -400,6 +487,12 @@ impl Mutation {
             _ => {}
         }
     }
+}
+
+/// Does some of that twice.
+fn repeat(out: &mut Vec<Act>, which: fn(&Act) -> bool) {
+    let again: Vec<_> = out.iter().filter(|act| which(act)).cloned().collect();
+    out.extend(again);
 }
 
 /// The holder takes its own length for that of whoever waits, if it is longer.

@@ -1,8 +1,10 @@
 //! Progress: what must come of a world in which nothing goes wrong any more.
 
-use tab_lease::rules::Record;
+use tab_lease::contender::Timer;
+use tab_lease::rules::{Command, Record};
 
-use crate::world::{Action, Budget, Deed, Life, Locks, Pace, State, Tab, World, tab_name};
+use crate::mutation::Mutation;
+use crate::world::{Action, Budget, Deed, Life, Locks, State, Tab, Waits, World, tab_name};
 
 impl World {
     /// G3: nothing is under way and nothing goes wrong any more. Then every tab that runs gets the lock
@@ -21,6 +23,7 @@ impl World {
             losses: self.budget.losses,
             repeats: self.budget.repeats,
             wants: self.budget.wants,
+            tells: self.budget.tells,
             closings: self.budget.closings,
             hides: self.budget.hides,
             // Beacons tell of a crash at once.
@@ -51,28 +54,15 @@ impl World {
         let mut state = state.clone();
         // Messages may be lost, always.
         state.mail.clear();
-        let mut wait: Vec<bool> = state.tabs.iter().map(|t| t.life == Life::Awake).collect();
+        let runs = |tab: &Tab| tab.life == Life::Awake && !tab.suspended;
+        let mut wait: Vec<bool> = state.tabs.iter().map(runs).collect();
         for _ in 0..=patience {
             // Rounds enough for one to release to the other, in whatever order they look.
             for _ in 0..=2 * wait.len() {
                 for (i, waits) in wait.iter_mut().enumerate() {
-                    if state.tabs[i].life != Life::Awake {
-                        continue;
+                    if runs(&state.tabs[i]) {
+                        self.go_on(&mut state, i, waits);
                     }
-                    if state.tabs[i].lease.is_some() {
-                        *waits = false;
-                        self.act(&mut state, i, Deed::Release);
-                    } else if *waits {
-                        while self.hears_of_an_end(&mut state, i) {}
-                        self.act(&mut state, i, Deed::Ask);
-                    }
-                    self.settle(&mut state, i);
-                    self.tidy(&mut state);
-                    while !state.tabs[i].passes.is_empty() {
-                        self.act(&mut state, i, Deed::Pass);
-                        self.settle(&mut state, i);
-                    }
-                    state.mail.clear();
                 }
                 if !wait.contains(&true) {
                     return state.fault.is_none();
@@ -83,14 +73,53 @@ impl World {
         false
     }
 
-    /// All that a tab has under way arrives.
-    fn settle(&self, state: &mut State, i: usize) {
-        while !(state.tabs[i].outbox.is_empty() && state.tabs[i].inbox.is_empty()) {
-            if !state.tabs[i].outbox.is_empty() {
-                self.apply(state, i, 0, Pace::Applied);
-            }
-            if !state.tabs[i].inbox.is_empty() {
-                self.deliver(state, i, 0);
+    /// A tab does what it can: it lets go of the lease, or asks for it.
+    fn go_on(&self, state: &mut State, i: usize, waits: &mut bool) {
+        if state.tabs[i].lease.is_some() {
+            // Whoever waited here shares it.
+            *waits = !state.tabs[i].callers.is_empty();
+            self.let_go(state, i);
+        } else if *waits {
+            while self.hears_of_an_end(state, i) {}
+            self.ask(state, i);
+        }
+        self.get_through(state, i);
+        self.tidy(state);
+        if self.mutated(Mutation::PassForgotten) {
+            return;
+        }
+        while state.tabs[i].contender.due_at(Timer::Pass).is_some() {
+            self.act(state, i, Deed::Fire(Timer::Pass));
+            self.get_through(state, i);
+        }
+        state.mail.clear();
+    }
+
+    fn let_go(&self, state: &mut State, i: usize) {
+        self.act(state, i, Deed::StepAside);
+        self.get_through(state, i);
+        for _ in 0..state.tabs[i].guards {
+            self.drop_guard(state, i);
+        }
+        let lingers = state.tabs[i].contender.due_at(Timer::Linger).is_some();
+        if lingers && !self.mutated(Mutation::LingerNeverEnds) {
+            self.act(state, i, Deed::Fire(Timer::Linger));
+        }
+    }
+
+    /// Sends a take, if none is on its way. A pause may be over twice: whoever has heard that the lock moves
+    /// on rests again.
+    fn ask(&self, state: &mut State, i: usize) {
+        let takes = |command: &Command| matches!(command, Command::Take(_));
+        if state.tabs[i].callers.is_empty() {
+            let waits = self.kinds[i].calls.first().copied();
+            let waits = waits.filter(|waits| *waits == Waits::Not);
+            self.call(state, i, waits.unwrap_or(Waits::ForEver));
+        }
+        for timer in [Timer::Look, Timer::Look, Timer::Reply, Timer::Beacon] {
+            let is_set = state.tabs[i].contender.due_at(timer).is_some();
+            if is_set && !state.tabs[i].awaits(takes) {
+                self.act(state, i, Deed::Fire(timer));
             }
         }
     }
@@ -108,7 +137,8 @@ impl World {
         };
         (0..state.tabs.len()).all(|i| {
             let tab = &state.tabs[i];
-            let idle = tab.life == Life::Awake && tab.asking.is_none();
+            let asks = tab.contender.participant().request().is_some();
+            let idle = tab.life == Life::Awake && !tab.suspended && !asks && tab.callers.is_empty();
             let twins = self.kinds.iter().filter(|k| k.tab == self.kinds[i].tab);
             // A take that overtakes its own quit does lock its tab out, for a lease.
             if !idle
@@ -118,14 +148,13 @@ impl World {
                 || !tab.outbox.is_empty()
                 || !tab.inbox.is_empty()
                 // It has handed the lock on, as far as the record does not say.
-                || !tab.passes.is_empty()
+                || tab.passing.is_some()
             {
                 return true;
             }
             let mut state = state.clone();
-            self.act(&mut state, i, Deed::Ask);
-            self.apply(&mut state, i, 0, Pace::Applied);
-            self.deliver(&mut state, i, 0);
+            self.call(&mut state, i, Waits::ForEver);
+            self.get_through(&mut state, i);
             state.tabs[i].lease.is_some()
         })
     }

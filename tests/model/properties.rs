@@ -2,6 +2,9 @@
 
 use stateright::Property;
 
+use tab_lease::contender::Timer;
+use tab_lease::rules::Command;
+
 use crate::faults::STALE;
 use crate::world::{Lease, Life, State, World};
 
@@ -20,6 +23,11 @@ pub const G3: &str = "G3: whoever wants the lock gets it in time";
 pub const G3_OWN: &str = "G3: nobody is locked out by itself";
 pub const G4_SUPERSEDED: &str = "G4: nobody believes in a lease that was superseded";
 pub const G4_TOLD: &str = "G4: whoever runs was told of every loss";
+/// Every call that waits, every lease and every delegation has something coming to it.
+pub const LIVELY: &str = "a tab that runs has forgotten nothing";
+pub const DEADLINE: &str = "every call has its deadline set";
+/// Worlds in which somebody only tries must show this, if they can.
+pub const SERVED: &str = "a lease that nobody uses is given up for a try";
 pub const SOUND: &str = "the record is sound";
 
 pub fn all() -> Vec<Property<World>> {
@@ -34,6 +42,9 @@ pub fn all() -> Vec<Property<World>> {
         Property::always(SOUND, |_, s: &State| {
             s.record.as_ref().is_none_or(|r| r.check().is_ok())
         }),
+        Property::always(LIVELY, lively),
+        Property::always(DEADLINE, deadline),
+        Property::sometimes(SERVED, |_, s: &State| s.served),
         Property::sometimes(SOMEBODY_ELSE, |_, s: &State| {
             s.started.is_some_and(|started| started.tab != 0)
         }),
@@ -72,7 +83,34 @@ fn superseded(world: &World, state: &State) -> bool {
 fn told(world: &World, state: &State) -> bool {
     (0..state.tabs.len()).all(|i| {
         let tab = &state.tabs[i];
-        let good = tab.participant.holding(world.clock(state, i)).is_some();
-        tab.life != Life::Awake || tab.lease.is_some() == good
+        let holding = tab.contender.participant().holding(world.clock(state, i));
+        tab.life != Life::Awake || tab.lease.is_some() == holding.is_some()
+    })
+}
+
+/// Nothing waits that nothing will wake: neither a timer nor an answer.
+fn lively(_: &World, state: &State) -> bool {
+    let runs = |tab: &&crate::world::Tab| tab.life == Life::Awake && !tab.suspended;
+    state.tabs.iter().filter(runs).all(|tab| {
+        let set = |timer| tab.contender.due_at(timer).is_some();
+        let takes = tab.awaits(|command| matches!(command, Command::Take(_)));
+        let looks = set(Timer::Look) || set(Timer::Reply) || set(Timer::Beacon);
+        let renews = tab.awaits(|c| matches!(c, Command::Renew { .. } | Command::Claim { .. }));
+        let passes = tab.awaits(|command| matches!(command, Command::Pass { .. }));
+        let unclaimed = tab.contender.participant().is_unclaimed();
+        (tab.callers.is_empty() || takes || looks)
+            && (tab.lease.is_none() || renews || set(Timer::Beat) || tab.aside.is_some())
+            && (tab.lease.is_none() || tab.guards > 0 || set(Timer::Linger) || unclaimed)
+            && (tab.passing.is_none() || passes || set(Timer::Pass))
+    })
+}
+
+fn deadline(world: &World, state: &State) -> bool {
+    state.tabs.iter().all(|tab| {
+        let until = tab
+            .callers
+            .iter()
+            .filter_map(|caller| world.deadline(caller));
+        tab.contender.due_at(Timer::Deadline) == until.min()
     })
 }

@@ -1,0 +1,261 @@
+//! On wasm: the browser's event loop.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use gloo_timers::callback::Timeout;
+use js_sys::{Function, Object, Promise, Reflect};
+use wasm_bindgen::prelude::*;
+
+/// A future of any kind.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// `Send` where threads exist, nothing on wasm.
+pub trait MaybeSend {}
+impl<T: ?Sized> MaybeSend for T {}
+
+/// `Sync` where threads exist, nothing on wasm.
+pub trait MaybeSync {}
+impl<T: ?Sized> MaybeSync for T {}
+
+/// Starts tasks on the event loop of this page or worker.
+#[derive(Clone, Debug)]
+pub struct Spawner(());
+
+impl Spawner {
+    /// The event loop that the caller runs in.
+    #[must_use]
+    pub fn current() -> Self {
+        Self(())
+    }
+
+    /// Starts a task of its own.
+    pub fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
+        wasm_bindgen_futures::spawn_local(task);
+    }
+}
+
+/// Resolves after `duration`, rounded up to whole ms and at most 24 days. Dropping it clears the
+/// timer.
+pub async fn sleep(duration: Duration) {
+    gloo_timers::future::TimeoutFuture::new(timeout_ms(duration)).await;
+}
+
+fn timeout_ms(duration: Duration) -> u32 {
+    let seconds = duration.as_secs().min(2_000_000) as u32;
+    seconds * 1000 + duration.subsec_micros().div_ceil(1000)
+}
+
+#[wasm_bindgen]
+extern "C" {
+    type Scheduler;
+    // Browsers older than it have none.
+    #[wasm_bindgen(thread_local_v2, js_name = scheduler)]
+    static SCHEDULER: Option<Scheduler>;
+    #[wasm_bindgen(method, catch, js_name = postTask)]
+    fn post_task(this: &Scheduler, task: &Function, options: &Object) -> Result<JsValue, JsValue>;
+}
+
+/// Calls `then` after `duration`, in a task of the highest priority: a page that hung meanwhile runs it
+/// before its own timers. Never, where there are no priorities.
+///
+/// `scheduler.postTask` may be a short polyfill that knows no delay. The first time that it comes back
+/// in less than half of a delay, or fails, it is asked no more.
+pub fn alarm(duration: Duration, then: impl FnOnce() + 'static) {
+    thread_local!(static DISTRUSTED: Cell<bool> = const { Cell::new(false) });
+    let ms = duration.as_micros().div_ceil(1000) as f64;
+    let since = performance_now();
+    let fired = Closure::once_into_js(move || {
+        if performance_now() - since >= ms / 2.0 {
+            then();
+        } else {
+            DISTRUSTED.set(true);
+        }
+    });
+    if !DISTRUSTED.get() && post_task(ms, &fired).is_none() {
+        DISTRUSTED.set(true);
+    }
+}
+
+fn post_task(ms: f64, task: &JsValue) -> Option<JsValue> {
+    SCHEDULER.with(|scheduler| {
+        let options = Object::new();
+        // Setting a property of a plain object cannot fail.
+        let _ = Reflect::set(&options, &"priority".into(), &"user-blocking".into());
+        let _ = Reflect::set(&options, &"delay".into(), &ms.into());
+        let scheduler = scheduler.as_ref()?;
+        scheduler.post_task(task.unchecked_ref(), &options).ok()
+    })
+}
+
+/// What is to be waited for, of a browser function that may be a stand-in: a promise as it is (another
+/// one around it would be a task more for whoever counts them, as zone.js does), or anything else.
+pub fn promised(value: JsValue) -> Promise {
+    let then = Reflect::get(&value, &"then".into());
+    if then.is_ok_and(|then| then.is_function()) {
+        value.unchecked_into()
+    } else {
+        Promise::resolve(&value)
+    }
+}
+
+/// A task that ends when this is dropped.
+#[must_use = "dropping it ends the task"]
+pub struct Job(Rc<RefCell<Task>>);
+
+enum Task {
+    Waits(BoxFuture<()>),
+    Runs,
+    Dropped,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
+
+impl Job {
+    /// Starts it.
+    pub fn start(spawner: &Spawner, task: BoxFuture<()>) -> Self {
+        let job = Self(Rc::new(RefCell::new(Task::Waits(task))));
+        let this = Rc::clone(&job.0);
+        spawner.spawn(std::future::poll_fn(move |context| {
+            // It may drop its own job.
+            let Task::Waits(mut task) = this.replace(Task::Runs) else {
+                return Poll::Ready(());
+            };
+            let poll = task.as_mut().poll(context);
+            if poll.is_pending() && !matches!(*this.borrow(), Task::Dropped) {
+                this.replace(Task::Waits(task));
+            }
+            poll
+        }));
+        job
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // Nothing wakes a task whose future is gone: it is freed with its last waker.
+        drop(self.0.replace(Task::Dropped));
+    }
+}
+
+/// Calls back at a time. Dropping it clears it.
+#[derive(Debug)]
+#[must_use = "dropping it clears it"]
+pub struct Timer(#[expect(dead_code, reason = "it is dropped")] Timeout);
+
+impl Timer {
+    /// Calls `then` when `clock` shows `at`; or before, if that is in more than 24 days or the browser's
+    /// timers are early.
+    pub fn at(_: &Spawner, clock: Clock, at: Duration, then: impl FnOnce() + 'static) -> Self {
+        Self(Timeout::new(
+            timeout_ms(at.saturating_sub(clock.now())),
+            then,
+        ))
+    }
+}
+
+/// Calls `then` after everything that is ready now, and what follows from it by a few promises.
+pub fn behind(spawner: &Spawner, then: impl FnOnce() + 'static) {
+    spawner.spawn(async move {
+        step_back().await;
+        then();
+    });
+}
+
+/// Lets what is ready run first, through as many turns of the executor (in a browser: microtasks) as a
+/// caller needs to go on after its promise was resolved. Not a pause: no timer is involved.
+pub async fn step_back() {
+    const TURNS: u32 = 12;
+    let mut left = TURNS;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[wasm_bindgen]
+extern "C" {
+    // Asked of the page anew each time: tests that fake the clock put another object there, and take it
+    // away again. Windows and workers both have it; web-sys knows it only through one of the two.
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    fn performance_now() -> f64;
+}
+
+/// A monotonic clock that starts at zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(f64);
+
+impl Clock {
+    /// A clock that starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(performance_now())
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        let us = (performance_now() - self.0).max(0.0) * 1000.0;
+        Duration::from_micros(us as u64)
+    }
+
+    /// The smallest step of this clock, measured once. A clock that does not move while we
+    /// look (a couple of ms at most) is taken for the coarsest that browsers have: 100 ms,
+    /// where fingerprinting is resisted.
+    #[must_use]
+    pub fn granule() -> Duration {
+        thread_local!(static GRANULE: Cell<Option<Duration>> = const { Cell::new(None) });
+        GRANULE.get().unwrap_or_else(|| {
+            let start = performance_now();
+            let step = (0..20_000)
+                .map(|_| performance_now() - start)
+                .find(|step| *step > 0.0)
+                .unwrap_or(100.0);
+            let granule = Duration::from_micros((step * 1000.0).ceil() as u64);
+            GRANULE.set(Some(granule));
+            granule
+        })
+    }
+}
+
+/// Wall clock, ms since 1970. Never decides anything.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    js_sys::Date::now() as u64
+}
+
+/// A mutex, where there are no threads.
+#[derive(Debug, Default)]
+pub struct Mutex<T: ?Sized>(RefCell<T>);
+
+// SAFETY: without atomics there is one thread.
+#[cfg(not(target_feature = "atomics"))]
+unsafe impl<T: ?Sized> Sync for Mutex<T> {}
+
+/// What [`Mutex::lock`] gives.
+pub type MutexGuard<'a, T> = std::cell::RefMut<'a, T>;
+
+impl<T> Mutex<T> {
+    /// A mutex of that value.
+    pub fn new(value: T) -> Self {
+        Self(RefCell::new(value))
+    }
+
+    /// Nobody else has it.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.borrow_mut()
+    }
+}

@@ -1,0 +1,137 @@
+//! Natively: tokio.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A future of any kind.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// `Send` where threads exist, nothing on wasm.
+pub trait MaybeSend: Send {}
+impl<T: Send + ?Sized> MaybeSend for T {}
+
+/// `Sync` where threads exist, nothing on wasm.
+pub trait MaybeSync: Sync {}
+impl<T: Sync + ?Sized> MaybeSync for T {}
+
+/// Starts tasks, also from a destructor that runs outside of the runtime.
+#[derive(Clone, Debug)]
+pub struct Spawner(tokio::runtime::Handle);
+
+impl Spawner {
+    /// The runtime that the caller runs in.
+    #[must_use]
+    pub fn current() -> Self {
+        Self(tokio::runtime::Handle::current())
+    }
+
+    /// Starts a task of its own.
+    pub fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
+        drop(self.0.spawn(task));
+    }
+}
+
+/// Resolves after `duration`.
+pub async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the task"]
+pub struct Job(tokio::task::AbortHandle);
+
+impl Job {
+    /// Starts it.
+    pub fn start(spawner: &Spawner, task: BoxFuture<()>) -> Self {
+        Self(spawner.0.spawn(task).abort_handle())
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Calls back at a time. Dropping it clears it.
+#[derive(Debug)]
+#[must_use = "dropping it clears it"]
+pub struct Timer(#[expect(dead_code, reason = "it is dropped")] Job);
+
+impl Timer {
+    /// Calls `then` when `clock` shows `at`.
+    pub fn at(
+        spawner: &Spawner,
+        clock: Clock,
+        at: Duration,
+        then: impl FnOnce() + MaybeSend + 'static,
+    ) -> Self {
+        let task = Box::pin(async move {
+            super::sleep_until(clock, at).await;
+            then();
+        });
+        Self(Job::start(spawner, task))
+    }
+}
+
+/// Never calls back: a thread that hangs does not keep timers waiting.
+pub fn alarm(_: Duration, _: impl FnOnce() + MaybeSend + 'static) {}
+
+/// Calls `then` after everything that is ready now: tasks run in the order in which they became so.
+pub fn behind(spawner: &Spawner, then: impl FnOnce() + MaybeSend + 'static) {
+    spawner.spawn(async move { then() });
+}
+
+/// A monotonic clock that starts at zero. Follows tokio's virtual time when that is paused.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(tokio::time::Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// The smallest step of this clock, rounded up.
+    #[must_use]
+    pub fn granule() -> Duration {
+        Duration::from_millis(1)
+    }
+}
+
+/// Wall clock, ms since 1970. Never decides anything.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis().try_into().unwrap_or(0))
+}
+
+/// A mutex. What a panic leaves in one of this crate's is not half-done, so none is ever poisoned.
+#[derive(Debug, Default)]
+pub struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
+
+/// What [`Mutex::lock`] gives.
+pub type MutexGuard<'a, T> = std::sync::MutexGuard<'a, T>;
+
+impl<T> Mutex<T> {
+    /// A mutex of that value.
+    pub fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
+    /// Waits until nobody else has it.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -492,7 +492,7 @@ worlds! {
     three_tabs_late: three(2, Budget { late: 1, ..CALM });
     three_tabs_and_a_crash: three(4, Budget { crashes: 1, ..CALM });
     three_tabs_and_a_pause: three(3, Budget { pauses: 1, ..CALM });
-    three_tabs_and_a_stop: three(2, Budget { stops: 1, ..CALM }).beacons(2);
+    three_tabs_and_a_stop: three(2, Budget { stops: 1, ..CALM });
     three_tabs_that_hide: three(2, Budget { hides: 2, ..CALM }).hiding(3);
     three_tabs_and_a_failing_store: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
     three_tabs_that_hear_twice_or_not: three(3, Budget { losses: 1, repeats: 1, ..CALM });
@@ -591,14 +591,14 @@ mutations! {
     grants_add_one: GrantsAddOne breaks NO_FORBIDDEN_STEP in
         two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
     delegation_adds_two: DelegationAddsTwo breaks NO_FORBIDDEN_STEP in
-        two(2, Budget { crashes: 1, late: 2, ..CALM }).first_comes_again();
+        two(2, Budget { late: 2, ..CALM }).first_comes_again();
     pass_to_anybody: PassToAnybody breaks G3 in two(3, Budget { give_ups: 1, late: 1, ..CALM });
     delegated_take_by_anybody: DelegatedTakeByAnybody breaks NO_FORBIDDEN_STEP in
         three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
     delegated_take_not_rechecked: DelegatedTakeNotRechecked breaks G1 in
-        two(3, Budget { late: 3, ..CALM }).first_comes_again();
+        two(2, Budget { late: 2, ..CALM }).first_comes_again();
     dead_not_rechecked: DeadNotRechecked breaks G1 in
-        three(1, Budget { crashes: 1, late: 1, wants: 0, ..CALM }).beacons(2);
+        three(2, Budget { crashes: 1, late: 1, wants: 0, ..CALM }).beacons(2);
     claim_of_any_lease: ClaimOfAnyLease breaks NO_FORBIDDEN_STEP in two(3, Budget { late: 1, ..CALM });
     passed_claim_not_counted: PassedClaimNotCounted breaks G1 in
         two(3, Budget { late: 1, ..CALM }).first_comes_again();
@@ -609,7 +609,7 @@ mutations! {
     fence_without_holder: FenceWithoutHolder breaks G2 in
         two(3, Budget { writes: 1, late: 2, ..CALM }).unordered();
     fence_without_token: FenceWithoutToken breaks G2 in
-        two(3, Budget { writes: 1, late: 2, ..CALM }).unordered();
+        two(1, Budget { writes: 1, late: 2, ..CALM }).unordered();
     fence_without_claim: FenceWithoutClaim breaks NO_FORBIDDEN_STEP in
         two(3, Budget { writes: 1, late: 1, ..CALM });
     open_fence_is_belief: OpenFenceIsBelief breaks G1 in
@@ -635,7 +635,7 @@ mutations! {
     starts_unseen: StartsUnseen breaks NO_FORBIDDEN_STEP in
         three(3, Budget { wants: 2, late: 1, ..CALM }).pushy();
     receiver_length_ignored: ReceiverLengthIgnored breaks G1 in
-        two(4, Budget { late: 2, ..CALM }).lens(&[4, 1]).first_comes_again();
+        two(2, Budget { late: 2, ..CALM }).lens(&[4, 1]).first_comes_again();
     own_takeover_forgotten: OwnTakeoverForgotten breaks G4_SUPERSEDED in
         two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(2);
     own_take_forgotten: OwnTakeForgotten breaks G4_SUPERSEDED in
@@ -658,7 +658,7 @@ mutations! {
     leaves_after_delegating: LeavesAfterDelegating breaks G4_SUPERSEDED in
         two(3, Budget { stops: 1, late: 1, ..CALM });
     queued_length_shrinks: QueuedLengthShrinks breaks G1 in
-        two(3, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1])
+        two(2, Budget { hides: 1, late: 2, wants: 0, ..CALM }).lens(&[1, 1])
             .hiding(4)
             .hidden_first()
             .first_comes_again();
@@ -682,7 +682,7 @@ mutations! {
     settled_twice: SettledTwice breaks NO_FORBIDDEN_STEP in two(3, CALM);
     failed_renewal_not_heard: FailedRenewalNotHeard breaks LIVELY in two(3, Budget { failures: 1, ..CALM });
     failed_take_not_heard: FailedTakeNotHeard breaks LIVELY in two(3, Budget { failures: 1, ..CALM });
-    cut_not_published: CutNotPublished breaks G1 in two(4, Budget { pauses: 1, late: 1, ..CALM }).beacons(6);
+    cut_not_published: CutNotPublished breaks G1 in two(2, Budget { pauses: 1, late: 1, ..CALM }).beacons(6);
     death_not_heard: DeathNotHeard breaks G3 in two(3, Budget { crashes: 1, ..CALM }).beacons(2);
     claim_forgotten: ClaimForgotten breaks LIVELY in two(3, CALM);
     resume_not_told: ResumeNotTold breaks LIVELY in two(3, Budget { stops: 1, ..CALM });

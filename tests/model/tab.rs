@@ -648,7 +648,9 @@ impl World {
 
     /// A pass that need not be sent any more is forgotten when its time comes.
     pub fn forget_pass(&self, state: &mut State, i: usize) {
-        let Some(grant) = &state.tabs[i].passing else {
+        // It goes on with it when the page does.
+        let suspended = state.tabs[i].suspended;
+        let Some(grant) = state.tabs[i].passing.as_ref().filter(|_| !suspended) else {
             return;
         };
         let past = &state.pasts[self.kinds[i].tab];

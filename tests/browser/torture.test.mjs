@@ -85,9 +85,12 @@ test("the verdict: each violation", () => {
   const waits = [[null, "got"], [null, "step"], [null, "release"]];
   assert.deepEqual(told({ b: waits, more: [alive] }), ["stuck"], "not answered");
   assert.deepEqual(told({ b: waits }), [], "died waiting");
-  assert.deepEqual(told({ final: { red: { from: 0, to: 5_000 } } }), ["stuck"], "in the end");
+  const freed = (to, leaseMs) => ({ final: { red: { from: 0, to, leaseMs } } });
+  assert.deepEqual(told(freed(5_000, 0)), ["stuck"], "in the end");
+  assert.deepEqual(told(freed(10_500, 10_000)), [], "its holder died hidden, with a long lease");
+  assert.deepEqual(told(freed(11_500, 10_000)), ["stuck"], "longer than the lease that its holder died with");
   const stall = { what: "stall", database: "tab-lease", at: 0, from: 0, to: 4_000 };
-  assert.deepEqual(told({ final: { red: { from: 0, to: 5_000 } }, more: [stall] }), [], "the database answered nobody");
+  assert.deepEqual(told({ ...freed(5_000, 0), more: [stall] }), [], "the database answered nobody");
   assert.deepEqual(told({ ms: 60_000 }), ["no progress"]);
   assert.deepEqual(told({ more: [{ client: "tab 2 window b", at: 70, what: "error", message: "unreachable" }] }), ["error"]);
   assert.deepEqual(told({ more: [{ client: "tab 2 window b", at: 45, what: "stale", request: 1, name: "red" }] }), ["stale"]);

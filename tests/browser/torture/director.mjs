@@ -2,7 +2,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { launch } from "../chromium.mjs";
 import { schedule, SLOTS } from "./schedule.mjs";
-import { FINAL, judge } from "./verdict.mjs";
+import { judge, LONGEST_LEASE } from "./verdict.mjs";
 
 const FOLDER = "/tests/browser/torture";
 /** How long an action may take, in ms; what does not get through to a hung or frozen tab is given up. */
@@ -119,7 +119,7 @@ export async function torture({ seed, ms, events = schedule(seed, ms), locked = 
     over = true;
     await followed;
     await Promise.all(left.map(({ tab }) => within(tab.close().catch(() => {}), PATIENCE)));
-    const final = await recorder.tab.evaluate((timeout) => takeAll(timeout), FINAL + STOP);
+    const final = await recorder.tab.evaluate((timeout) => takeAll(timeout), LONGEST_LEASE + STOP);
     const { values, rows } = await recorder.tab.evaluate(() => audit());
     await drain();
     const verdict = judge({ entries, values, rows, final, ms });

@@ -61,13 +61,18 @@ Object.assign(window, {
 
   audit,
 
-  /** When each lock is asked for and had, now that nobody is left who could hold it. */
+  /**
+   * When each lock is asked for and had, now that nobody is left who could hold it; and how long the lease is
+   * that somebody died with, if any. This tab has not seen it alive, so it has to watch for that long.
+   */
   async takeAll(timeout) {
     const took = {};
     for (const name of NAMES) {
+      const { held } = await tabLease.query();
+      const leaseMs = held.find((lock) => lock.name === name)?.leaseMs ?? 0;
       const from = now();
       const released = tabLease.acquire(name, { timeout }).then((lease) => lease.release());
-      took[name] = await released.then(() => ({ from, to: now() }), () => ({ from, to: Infinity }));
+      took[name] = await released.then(() => ({ from, to: now(), leaseMs }), () => ({ from, to: Infinity, leaseMs }));
     }
     return took;
   },

@@ -12,8 +12,10 @@ const NOTICE = 100;
 const LEASE = 500;
 /** A page that is merely hidden is not told of less often than that, in ms. */
 const THROTTLED = 1_500;
-/** What a lock may take when nobody is left who holds it, in ms: a lease and a second. */
-export const FINAL = LEASE + 1_000;
+/** What a lock may take when nobody is left who holds it, in ms, beside the lease that somebody died with. */
+const FINAL = 1_000;
+/** The longest lease that there is, in ms: nobody waited, and then its holder died. */
+export const LONGEST_LEASE = 20_000;
 /** How many sections the tab that is left alone gets through in a minute, at the least. */
 const PROGRESS = 30;
 
@@ -124,10 +126,10 @@ export function judge({ entries, values, rows, final, ms }) {
   }
   const stalls = entries.filter(({ what }) => what === "stall");
   for (const name in final) {
-    const { from, to } = final[name];
+    const { from, to, leaseMs } = final[name];
     const took = to - from;
     const stalled = sum(stalls.map((stall) => overlap(from, to, stall)));
-    if (took - stalled > FINAL) violated("stuck", from, `${name} took ${Math.round(took)} ms when nobody held it any more`);
+    if (took - stalled > Math.max(LEASE, leaseMs) + FINAL) violated("stuck", from, `${name} took ${Math.round(took)} ms when nobody held it any more`);
   }
 
   // 4. The tab that is left alone gets on.

@@ -15,14 +15,22 @@ const byRequest = (locks) => (name) =>
     over.catch(failed);
   });
 
+/** This package, and another checkout of it to compare with: `npm run bench -- --before FOLDER`. */
+const PACKAGES = { "tab-lease": "/js/index.js", "tab-lease (before)": "/before/js/index.js" };
+
+/** The package itself, for what only it can do. */
+export const own = (name) => import(PACKAGES[name]);
+
+const leases = (name) => async () => {
+  const { acquire } = await own(name);
+  return async (name) => {
+    const lease = await acquire(name);
+    return () => lease.release();
+  };
+};
+
 const CONTENDERS = {
-  "tab-lease": async () => {
-    const { acquire } = await import("/js/index.js");
-    return async (name) => {
-      const lease = await acquire(name);
-      return () => lease.release();
-    };
-  },
+  ...Object.fromEntries(Object.keys(PACKAGES).map((name) => [name, leases(name)])),
 
   "navigator.locks": async () => byRequest(navigator.locks),
 

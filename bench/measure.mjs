@@ -7,9 +7,12 @@ import { setTimeout as pause } from "node:timers/promises";
 import { build } from "esbuild";
 import { root } from "../scripts/lib.mjs";
 import { launch } from "../tests/browser/chromium.mjs";
+import { many } from "./many.mjs";
 import { watchWrites } from "./writes.js";
 
 export const SUBJECT = "tab-lease";
+/** Another checkout of this package, where one is given. */
+export const BEFORE = "tab-lease (before)";
 export const NATIVE = "navigator.locks";
 export const PEERS = ["browser-tabs-lock", "idb-mutex", "navigator.locks (polyfill)"];
 export const LOCKS = [SUBJECT, NATIVE, ...PEERS];
@@ -33,6 +36,7 @@ export const FULL = {
   // A lease that nobody wants grows for ten seconds before it is as long as it gets, and for half a minute
   // the browser collects what loading has left behind.
   idle: { settled: 45_000, ms: 20_000 },
+  many: { names: [1, 10, 100, 300], settled: 5_000, ms: 10_000, wanted: 300, waits: 3_000, calls: 1_000, waiters: 7 },
 };
 
 export const QUICK = {
@@ -44,6 +48,7 @@ export const QUICK = {
   fenced: { ops: 60, ms: 400 },
   contention: { tabs: [2, 4], ms: 400 },
   idle: { settled: 1_000, ms: 2_000 },
+  many: { names: [1, 30], settled: 1_000, ms: 2_000, wanted: 30, waits: 1_000, calls: 50, waiters: 2 },
 };
 
 function shuffled(list) {
@@ -51,8 +56,24 @@ function shuffled(list) {
   return list.map(() => left.splice(Math.floor(Math.random() * left.length), 1)[0]);
 }
 
-/** Serves bench/, bundled with the peers, cross-origin isolated: that makes the clock tick every 5 µs. */
-async function pages() {
+const ISOLATED = {
+  "cache-control": "no-store",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-embedder-policy": "require-corp",
+};
+const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", wasm: "application/wasm" };
+
+function send(response, file) {
+  const type = TYPES[file.split(".").at(-1)] ?? "application/octet-stream";
+  response.writeHead(200, { "content-type": type, ...ISOLATED });
+  createReadStream(file).on("error", () => response.destroy()).pipe(response);
+}
+
+/**
+ * Serves bench/, bundled with the peers, cross-origin isolated: that makes the clock tick every 5 µs. And
+ * below /before the built checkout in that folder, if any.
+ */
+async function pages(before) {
   const folder = mkdtempSync(join(tmpdir(), "tab-lease-bench-"));
   await build({
     entryPoints: [join(root, "bench/page.js")],
@@ -62,23 +83,17 @@ async function pages() {
     format: "esm",
     target: "es2022",
     // The package itself is served as it is shipped.
-    external: ["/js/*"],
+    external: ["/js/*", "/before/*"],
     logLevel: "warning",
   });
   return {
     answer(request, response) {
       const { pathname } = new URL(request.url, "http://localhost");
+      const other = before && pathname.match(/^\/before\/((?:js|pkg)\/[\w.-]+)$/)?.[1];
+      if (other) send(response, join(before, other));
       const name = pathname.match(/^\/bench\/([\w.-]+)$/)?.[1];
-      if (!name) return false;
-      const html = name.endsWith(".html");
-      response.writeHead(200, {
-        "content-type": html ? "text/html; charset=utf-8" : "text/javascript; charset=utf-8",
-        "cache-control": "no-store",
-        "cross-origin-opener-policy": "same-origin",
-        "cross-origin-embedder-policy": "require-corp",
-      });
-      createReadStream(join(html ? join(root, "bench") : folder, name)).on("error", () => response.destroy()).pipe(response);
-      return true;
+      if (name) send(response, join(name.endsWith(".html") ? join(root, "bench") : folder, name));
+      return Boolean(other || name);
     },
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };
@@ -251,9 +266,15 @@ async function idle(browser, { settled, ms }) {
   return result;
 }
 
-/** Runs it all; resolves with what every round measured, as it is. */
-export async function measure(plan, { say = () => {} } = {}) {
-  const served = await pages();
+/** Which contenders a scenario is run with: the other checkout wherever this one is. */
+const among = (contenders, before) => (before ? contenders.flatMap((name) => (name === SUBJECT ? [name, BEFORE] : [name])) : contenders);
+
+/**
+ * Runs it all; resolves with what every round measured, as it is. `before`: a folder with another checkout
+ * of this package, built, to be measured beside it.
+ */
+export async function measure(plan, { say = () => {}, before } = {}) {
+  const served = await pages(before);
   const browser = await launch({ answer: served.answer });
   try {
     const { product } = await browser.devtools.send("Browser.getVersion");
@@ -270,13 +291,16 @@ export async function measure(plan, { say = () => {} } = {}) {
         say(`round ${n + 1} of ${plan.rounds}: ${scenario}`);
         const { contenders, run } = SCENARIOS[scenario];
         round[scenario] = {};
-        for (const contender of shuffled(contenders)) {
+        for (const contender of shuffled(among(contenders, before))) {
           round[scenario][contender] = await run(tabs, contender, plan[scenario]);
         }
       }
       await tabs.with("", 1);
       say(`round ${n + 1} of ${plan.rounds}: idle`);
       round.idle = await idle(browser, plan.idle);
+      say(`round ${n + 1} of ${plan.rounds}: many names, calls, tabs`);
+      round.many = {};
+      for (const contender of shuffled(among([SUBJECT], before))) round.many[contender] = await many(browser, contender, plan.many);
       rounds.push(round);
     }
     const state = await tabs.state();

@@ -1,6 +1,7 @@
 // The scenarios, as functions that run in a tab: `page.html?contender=…` loads one contender, and
 // bench/measure.mjs calls these in one or several tabs at the same time. Times are in ms.
-import { load } from "./contenders.js";
+import { load, own } from "./contenders.js";
+import { many } from "./many.js";
 import { watchWrites } from "./writes.js";
 
 const query = new URLSearchParams(location.search);
@@ -202,7 +203,7 @@ async function contend({ lock, ms, startAt }) {
 async function fenced({ lock, ops, ms }) {
   const log = { times: [], plain: [] };
   const batch = async () => {
-    const { addLeaseStore, createLocks, LEASE_STORE } = await import("/js/index.js");
+    const { addLeaseStore, createLocks, LEASE_STORE } = await own(query.get("contender"));
     const db = await new Promise((resolve, reject) => {
       const request = indexedDB.open("bench notes", 1);
       request.onupgradeneeded = () => {
@@ -243,4 +244,4 @@ async function keep({ lock }) {
 
 if (query.has("count")) watchWrites(globalThis);
 if (query.get("contender")) contender = await load(query.get("contender"));
-Object.assign(window, { warmUp, pings, handOver, again, contend, fenced, keep, counter, ready: true });
+Object.assign(window, { warmUp, pings, handOver, again, contend, fenced, keep, counter, ...many, ready: true });

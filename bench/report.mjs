@@ -58,6 +58,37 @@ ${table(
 const machineLine = ({ machine, versions, rounds, date }) =>
   `${date}, ${machine.cpu}, ${machine.cores} cores, ${machine.os}, ${versions.browser}, ${rounds} round${rounds === 1 ? "" : "s"}`;
 
+/** Before and after, or nothing where there was no other checkout. */
+export function beforeTable({ beforeAfter }) {
+  if (!beforeAfter) return "";
+  return table(
+    ["", "before", "after", "after / before"],
+    beforeAfter.map(({ what, unit, before, after, ratio }) => [`${what}, ${unit}`, from(before), from(after), from(ratio)]),
+  );
+}
+
+/** Many names, calls and tabs: a column for each checkout. */
+export function manyTable({ many }) {
+  const names = Object.keys(many);
+  const lines = [];
+  const line = (what, of) => lines.push([what, ...names.map((name) => bold(name, of(many[name])))]);
+  for (const count of Object.keys(many[names[0]].held)) {
+    line(`${count} names held, nobody wants them: writes/s`, ({ held }) => from(held[count].writesPerSecond));
+    line("… readwrite transactions/s", ({ held }) => from(held[count].transactionsPerSecond));
+    line("… main thread, ms/s", ({ held }) => from(held[count].taskMsPerSecond));
+    line("… leases lost", ({ held }) => held[count].lost);
+  }
+  line("many names, wanted by another tab: all handed over, ms", ({ handedOver }) => from(handedOver.ms));
+  line("… leases lost, before and after", ({ handedOver }) => handedOver.lost);
+  line("many calls at once in one tab, ms", ({ calls }) => from(calls.ms) + (calls.failures.length ? ` (${calls.failures[0]})` : ""));
+  line("… until another tab had its turn, ms", ({ calls }) => from(calls.otherMs));
+  line("… sections; overlaps", ({ calls }) => `${calls.sections}; ${calls.overlaps}`);
+  line("one holder, others wait: writes/s of all", ({ waiting }) => from(waiting.writesPerSecond));
+  line("… readwrite transactions/s of all", ({ waiting }) => from(waiting.transactionsPerSecond));
+  line("… main thread of the holder, ms/s", ({ waiting }) => from(waiting.taskMsPerSecond));
+  return table(["", ...names], lines);
+}
+
 export function targetTable(targets) {
   return table(
     ["must reach", "", "reached", "in the rounds", NATIVE, "met"],
@@ -149,6 +180,13 @@ ${table(
     }),
   )}
 
+## Many names, many calls, many tabs
+
+\`scope: "request"\` for ${plan.many.calls} calls at once while another tab waits; ${plan.many.wanted} names that another tab wants; one holder
+and ${plan.many.waiters} waiters. Nothing happens while writes are counted, for ${plan.many.ms / 1000} s, after ${plan.many.settled / 1000} s.
+
+${manyTable(summary)}
+${summary.beforeAfter ? `\n## Before and after\n\nTwo checkouts of this package in the same run.\n\n${beforeTable(summary)}\n` : ""}
 ## What is not always reached, and why
 
 By traces of the browser's threads and time stamps of every call, on two cores:

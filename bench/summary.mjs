@@ -1,5 +1,5 @@
 // What the rounds add up to: medians, p95s, ratios within each round, and the targets.
-import { BARE, HOP, IDLE, LOCKS, NATIVE, PEERS, SUBJECT } from "./measure.mjs";
+import { BARE, BEFORE, HOP, IDLE, LOCKS, NATIVE, PEERS, SUBJECT } from "./measure.mjs";
 
 /** The value below which the share `q` of the samples lies; NaN for none. */
 export function quantile(samples, q) {
@@ -84,8 +84,56 @@ function idled(rounds) {
   });
 }
 
+/** The other checkout and this one, by turns in each round: what each took, and the ratio. */
+function beforeAfter(rounds) {
+  if (!rounds[0].again[BEFORE]) return undefined;
+  const list = [];
+  const compare = (what, unit, of) => {
+    const [before, after] = [BEFORE, SUBJECT].map((name) => spread(rounds.map((round) => of(round, name))));
+    list.push({ what, unit, before, after, ratio: spread(rounds.map((round) => of(round, SUBJECT) / of(round, BEFORE))) });
+  };
+  for (const scenario of ["handOver", "again", "cold", "fenced"]) {
+    compare(scenario === "handOver" ? "hand-over" : scenario, "ms", (round, name) => median(round[scenario][name].times));
+  }
+  for (const count of Object.keys(rounds[0].contention[SUBJECT])) {
+    compare(`sections of ${count} tabs`, "/s", (round, name) => round.contention[name][count].perSecond);
+  }
+  return list;
+}
+
+/** Many names, many calls, many tabs, of this package and of the other checkout. */
+function crowded(rounds) {
+  return each([SUBJECT, BEFORE].filter((name) => rounds[0].many[name]), (name) => {
+    const of = (what) => spread(rounds.map((round) => what(round.many[name])));
+    const sum = (what) => rounds.reduce((sum, round) => sum + what(round.many[name]), 0);
+    const held = each(Object.keys(rounds[0].many[name].held), (count) => ({
+      writesPerSecond: of(({ held }) => held[count].writesPerSecond),
+      transactionsPerSecond: of(({ held }) => held[count].transactionsPerSecond),
+      taskMsPerSecond: of(({ held }) => held[count].taskMsPerSecond),
+      lost: sum(({ held }) => held[count].lost),
+    }));
+    return {
+      held,
+      handedOver: { ms: of(({ handedOver }) => handedOver.ms), lost: sum(({ handedOver }) => handedOver.lost) },
+      calls: {
+        ms: of(({ calls }) => calls.ms),
+        otherMs: of(({ calls }) => calls.otherMs),
+        sections: sum(({ calls }) => calls.sections),
+        overlaps: sum(({ calls }) => calls.overlaps),
+        failures: failures(rounds.map((round) => round.many[name].calls)),
+      },
+      waiting: {
+        writesPerSecond: of(({ waiting }) => waiting.writesPerSecond),
+        transactionsPerSecond: of(({ waiting }) => waiting.transactionsPerSecond),
+        taskMsPerSecond: of(({ waiting }) => waiting.holderTaskMsPerSecond),
+        lost: sum(({ waiting }) => waiting.lost),
+      },
+    };
+  });
+}
+
 /** What must be reached. `value` is a median over the rounds; `native`: the same of `navigator.locks`. */
-function targets({ rounds, fenced, contention, idle, ratios }) {
+function targets({ rounds, fenced, contention, idle, many, ratios }) {
   const list = [];
   const target = (what, { median, least, most }, most_, native) =>
     list.push({ what, value: median, least, most, must: `≤ ${most_}`, met: median <= most_, ...(native && { native: native.median }) });
@@ -104,8 +152,14 @@ function targets({ rounds, fenced, contention, idle, ratios }) {
   }
   target("idle: store writes a second", idle[SUBJECT].writesPerSecond, 2, idle[NATIVE].writesPerSecond);
   target("idle: main thread / that of an idle page", idle[SUBJECT].toIdle, 2, idle[NATIVE].toIdle);
+  const { handedOver, calls, waiting } = many[SUBJECT];
+  target("many names held and wanted: all handed over, in s", scaled(handedOver.ms, 0.001), 5);
+  target("calls at once in one tab, another waits, in s", scaled(calls.ms, 0.001), 10);
+  target("one holder and its waiters: store writes a second, of all", waiting.writesPerSecond, 2);
   return list;
 }
+
+const scaled = ({ median, least, most }, by) => ({ median: median * by, least: least * by, most: most * by });
 
 export function summarise({ rounds }) {
   const hops = rounds.flatMap(({ handOver }) => Object.values(handOver));
@@ -116,6 +170,8 @@ export function summarise({ rounds }) {
     fenced: fenced(rounds),
     contention: each(Object.keys(rounds[0].contention[SUBJECT]), (count) => contended(rounds, count)),
     idle: idled(rounds),
+    many: crowded(rounds),
+    beforeAfter: beforeAfter(rounds),
     ratios: {
       handOver: ratio(rounds, "handOver", SUBJECT, NATIVE),
       again: ratio(rounds, "again", SUBJECT, NATIVE),

@@ -1,9 +1,10 @@
 // `npm run bench`: installs what is missing, builds, measures the package side by side with its peers,
 // and writes what came out to bench/ and to the README. `npm run bench -- --quick` is a smoke run of
-// less than a minute that only prints; `--rounds 3` measures three rounds, `--no-build` takes pkg/ as it is.
+// less than a minute that only prints; `--rounds 3` measures three rounds, `--no-build` takes pkg/ as it is,
+// `--before FOLDER` measures another checkout, built, beside this one.
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, type } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ask, root, say, script } from "./lib.mjs";
 
@@ -36,7 +37,7 @@ function intoReadme(content) {
 
 script(async () => {
   const { values: flags } = parseArgs({
-    options: { quick: { type: "boolean" }, rounds: { type: "string" }, "no-build": { type: "boolean" } },
+    options: { quick: { type: "boolean" }, rounds: { type: "string" }, "no-build": { type: "boolean" }, before: { type: "string" } },
   });
   const { quick } = flags;
   const wanted = flags.rounds === undefined ? {} : { rounds: Number(flags.rounds) };
@@ -50,12 +51,12 @@ script(async () => {
   // What they import is installed by now.
   const { measure, FULL, QUICK } = await import("../bench/measure.mjs");
   const { summarise } = await import("../bench/summary.mjs");
-  const { readmeTable, results, targetTable } = await import("../bench/report.mjs");
+  const { beforeTable, manyTable, readmeTable, results, targetTable } = await import("../bench/report.mjs");
   const { chart } = await import("../bench/chart.mjs");
 
   const plan = { ...(quick ? QUICK : FULL), ...wanted };
   const date = new Date().toISOString().slice(0, 10);
-  const measured = await measure(plan, { say });
+  const measured = await measure(plan, { say, before: flags.before && resolve(flags.before) });
   if (measured.hidden > 0) throw new Error(`${measured.hidden} tabs were hidden: their timers were throttled`);
   if (measured.coarse > 0) throw new Error(`${measured.coarse} tabs were not cross-origin isolated: their clock is coarse`);
   const run = {
@@ -66,7 +67,7 @@ script(async () => {
     plan,
     summary: summarise(measured),
   };
-  console.log(`\n${readmeTable(run)}\n\n${targetTable(run.summary.targets)}\n`);
+  console.log(`\n${readmeTable(run)}\n\n${targetTable(run.summary.targets)}\n\n${manyTable(run.summary)}\n\n${beforeTable(run.summary)}\n`);
   const met = run.summary.targets.filter(({ met }) => met).length;
   console.log(`${met} of ${run.summary.targets.length} targets met`);
   if (quick) return;

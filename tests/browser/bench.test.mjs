@@ -15,6 +15,7 @@ const PLAN = {
   fenced: { ops: 5, ms: 50 },
   contention: { tabs: [2], ms: 600 },
   idle: { settled: 500, ms: 500 },
+  many: { names: [1, 5], settled: 100, ms: 500, wanted: 5, waits: 100, calls: 10, waiters: 1 },
 };
 
 test("the benchmark measures every contender, and the locks lose no update", async () => {
@@ -48,6 +49,12 @@ test("the benchmark measures every contender, and the locks lose no update", asy
   assert.equal(round.idle[IDLE].writesPerSecond, 0);
   assert.equal(round.idle[NATIVE].writesPerSecond, 0);
   for (const name of LOCKS) assert.equal(round.idle[name].failed, undefined, name);
+
+  const { held, handedOver, calls, waiting } = round.many[SUBJECT];
+  assert.deepEqual([held[1].lost, held[5].lost, handedOver.lost, waiting.lost], [0, 0, 0, 0]);
+  assert.ok(handedOver.ms < Infinity && calls.otherMs < Infinity);
+  assert.deepEqual([calls.failed, calls.sections, calls.overlaps], [undefined, 10, 0]);
+  assert.equal(summary.beforeAfter, undefined, "there was no other checkout");
 
   const run = { date: "today", machine: {}, versions: { browser: "", packages: {} }, rounds: 1, plan: { ...FULL, ...PLAN }, summary };
   for (const text of [results(run), readmeTable(run), chart(run)]) assert.doesNotMatch(text, /NaN|undefined ms|\[object/);

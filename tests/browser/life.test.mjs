@@ -271,13 +271,14 @@ test("8 tabs that reload at random around a counter: no update is lost, no tab i
 });
 
 // ---- The store --------------------------------------------------------------------------------
+// The leases are long: no tab is to lose its own to a busy machine, before the store goes away.
 
 test("G6 no wedge: a database deleted under four tabs", async () => {
   const name = fresh();
   const all = await Promise.all(Array.from({ length: 4 }, () => open()));
   const ask = (tab) =>
     tab.evaluate(async (name) => {
-      window.locks ??= tabLease.createLocks({ database: "doomed" });
+      window.locks ??= tabLease.createLocks({ database: "doomed", leaseMs: 5_000 });
       window.lease = await locks.acquire(name, { timeout: 10_000 });
       window.reason = aborted(lease.signal);
       return lease.token;
@@ -316,7 +317,7 @@ test("G6 no wedge: a newer version of the app upgrades the database under a hold
   const [holder, waiter, newer] = [await open(), await open(), await open()];
   const ask = (tab) =>
     tab.evaluate(async (name) => {
-      window.locks ??= tabLease.createLocks({ database: "upgraded" });
+      window.locks ??= tabLease.createLocks({ database: "upgraded", leaseMs: 5_000 });
       window.lease = await locks.acquire(name, { timeout: 10_000 });
       window.reason = aborted(lease.signal);
       return lease.token;

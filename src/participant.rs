@@ -703,6 +703,12 @@ impl Participant {
         })
     }
 
+    /// Whether the request that asks stands in the queue, or has asked to.
+    #[must_use]
+    pub fn queues(&self) -> bool {
+        self.holding.is_none() && self.request.is_some_and(|request| request.joined)
+    }
+
     /// The request that asks or holds.
     #[must_use]
     pub fn request(&self) -> Option<u64> {

@@ -62,6 +62,7 @@ impl Tab {
             fresh_request: self.requests,
             lit: self.lit,
             would_tell: &|_| true,
+            may_queue: true,
         }
     }
 

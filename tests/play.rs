@@ -125,6 +125,7 @@ impl Play {
             fresh_request,
             lit: false,
             would_tell: &|_| false,
+            may_queue: true,
         };
         let mut actions = Vec::new();
         let Tab {
@@ -366,6 +367,7 @@ impl Play {
             fresh_request,
             lit: false,
             would_tell: &|_| false,
+            may_queue: true,
         };
         let mut actions = Vec::new();
         let Tab {

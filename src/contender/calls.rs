@@ -78,6 +78,11 @@ impl Call {
         matches!(self.step, Step::Asks(from) if from <= take)
     }
 
+    /// It asks, and waits in the queue for the lock.
+    pub(super) fn wants_to_queue(&self) -> bool {
+        self.asks() && !self.tries()
+    }
+
     fn tries(&self) -> bool {
         self.patience == Patience::Try
     }
@@ -191,10 +196,12 @@ impl Contender {
         if self.keeping.is_some() || self.suspended || under_way {
             return;
         }
-        if !self.calls.iter().any(Call::asks) || !self.knows_its_beacon(cx) {
+        let join = cx.at.may_queue && self.calls.iter().any(Call::wants_to_queue);
+        // Else it waits for a place.
+        let asks = |call: &Call| call.asks() && (join || call.tries());
+        if !self.calls.iter().any(asks) || !self.knows_its_beacon(cx) {
             return;
         }
-        let join = self.calls.iter().any(|call| call.asks() && !call.tries());
         let ask = Ask {
             request: cx.at.fresh_request,
             join,
@@ -206,7 +213,7 @@ impl Contender {
         let request = take.who.request;
         let id = self.send(cx, Command::Take(take));
         self.take = Some((id, request));
-        if let Some(call) = self.calls.iter_mut().find(|call| call.asks()) {
+        if let Some(call) = self.calls.iter_mut().find(|call| asks(call)) {
             call.sent = Some(id);
         }
     }
@@ -244,8 +251,8 @@ impl Contender {
         let (at, now) = (sent.at, cx.now());
         match self.participant.taken(cx.past, take, at, now, &outcome) {
             Taken::Held(holding) => self.begin(cx, holding),
-            Taken::Busy => self.refused(cx, sent.id, false),
-            Taken::Late => self.refused(cx, sent.id, true),
+            Taken::Busy => self.refused(cx, sent.id, take, false),
+            Taken::Late => self.refused(cx, sent.id, take, true),
             Taken::Lost(quit) => self.lose(cx, LossReason::Superseded, quit),
             Taken::Ghost(quit) => _ = self.send(cx, quit),
             Taken::Confirmed | Taken::Stale => {}
@@ -254,7 +261,7 @@ impl Contender {
 
     /// The calls that asked before that take was sent have an answer: somebody else has the lease, or
     /// (`late`) it was over before it began.
-    fn refused(&mut self, cx: &mut Context<'_>, take: SendId, late: bool) {
+    fn refused(&mut self, cx: &mut Context<'_>, id: SendId, take: &Take, late: bool) {
         let want = self.participant.want().filter(|_| self.around.speaks);
         let suspect = self.participant.suspect().filter(|_| self.around.beacons);
         let told = suspect.is_some_and(|tab| (cx.at.would_tell)(tab));
@@ -272,7 +279,10 @@ impl Contender {
         }
         let mut calls = std::mem::take(&mut self.calls);
         calls.retain_mut(|call| {
-            let end = if call.asked_before(take) {
+            let end = if !take.join && call.wants_to_queue() {
+                // It was sent for those who only try.
+                None
+            } else if call.asked_before(id) {
                 self.refuse(call, &refusal)
             } else {
                 self.rest_on(call, &refusal);

@@ -11,6 +11,7 @@
 //!   one request, and one take at a time is on its way to the store.
 //! - **The lease**, from its first word to its last (`keeping.rs`): guards, renewals, lingering, release, and
 //!   the one place where a loss gets its reason.
+//! - **Places** ([`places`]): how many requests of one tab stand in the queue of one name.
 //! - **Timers** (`timers.rs`): derived from the two above, so nothing can be left set.
 //!
 //! # What holds after every event
@@ -22,6 +23,7 @@
 mod alike;
 mod calls;
 mod keeping;
+pub mod places;
 mod timers;
 
 pub use timers::Timer;
@@ -76,6 +78,8 @@ pub struct Moment<'a> {
     pub lit: bool,
     /// Whether the end of that tab would be told by a beacon.
     pub would_tell: &'a dyn Fn(&str) -> bool,
+    /// Whether a call may wait in the queue of the record, not only in the tab: see [`places`].
+    pub may_queue: bool,
 }
 
 /// What there is around a lock object, for as long as it lives.

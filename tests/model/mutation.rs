@@ -154,6 +154,16 @@ pub enum Mutation {
     /// A take that is late makes the lease shorter.
     RetakeShortens,
 
+    // ---- Places ----
+    /// A tab has as many requests in the queue as it has calls.
+    PlacesUnbounded,
+    /// Whoever waits in the tab is not told that a place is free.
+    PlaceNotTold,
+    /// A call takes a free place before one that has waited for it.
+    OvertakesInTheTab,
+    /// A lock object keeps its place for as long as it holds.
+    PlaceKept,
+
     // ---- The contender, and its driver ----
     /// What has expired is told some time, not before all else.
     ExpiryNotFirst,

@@ -146,6 +146,8 @@ pub struct World {
     pub half_asleep: bool,
     /// Messages reach all who contend.
     pub complete: bool,
+    /// How many requests of a tab stand in the queue at most.
+    pub places: usize,
     pub locks: Locks,
     pub mutation: Option<Mutation>,
 }

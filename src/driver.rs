@@ -38,7 +38,7 @@ use crate::liveness::Liveness;
 use crate::message::Message;
 use crate::participant::{Now, Past};
 use crate::platform::{self, Clock, Job, Mutex, MutexGuard, Spawner};
-use crate::rules::Fence;
+use crate::rules::{Command, Fence};
 use crate::store::BackingStore;
 use crate::wake::{Listen, Wake};
 use calls::Slot;
@@ -301,7 +301,8 @@ impl<S: BackingStore> Driver<S> {
 
     fn perform(&self, object: ObjectId, action: Action) {
         match action {
-            Action::Send { id, command } => self.collect(object, id, command),
+            Action::Send { id, command } => self.collect(object, id, command, false),
+            Action::Look { id, take } => self.collect(object, id, Command::Take(take), true),
             Action::StepAside(lease) => self.step_aside(object, lease),
             Action::LeaveBlindly(who) => {
                 if let Some(key) = self.key_of(object) {

@@ -11,7 +11,7 @@ pub mod memory;
 use async_trait::async_trait;
 
 use crate::platform::{BoxFuture, MaybeSend, MaybeSync};
-use crate::rules::{Command, Outcome, Requester};
+use crate::rules::{Command, Outcome, Requester, Take, Waiting};
 
 /// A place where leases are kept, shared by everybody who contends.
 ///
@@ -63,6 +63,16 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
             answers.push(self.apply(&key, command).await);
         }
         answers
+    }
+
+    /// What takes of different keys would be answered, in their order, as [`rules::look`](crate::rules::look)
+    /// says: reads, and writes nothing. Whoever waits looks so. `None` for one that has to be applied; the
+    /// default says that of all.
+    async fn look_all(
+        &self,
+        batch: &[(String, Take)],
+    ) -> Vec<Result<Option<Waiting>, Self::Error>> {
+        batch.iter().map(|_| Ok(None)).collect()
     }
 
     /// Whether [`BackingStore::apply_all`] is less work than as many [`BackingStore::apply`]. If not,

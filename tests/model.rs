@@ -722,6 +722,10 @@ mutations! {
     leave_not_heard: LeaveNotHeard breaks NO_FORBIDDEN_STEP in two(3, Budget { give_ups: 1, ..CALM });
     drop_not_heard: DropNotHeard breaks G3 in two(3, CALM);
 
+    // Of looks.
+    change_not_heard: ChangeNotHeard breaks LIVELY in two(3, CALM);
+    looks_away: LooksAway breaks G3 in two(3, Budget { late: 1, wants: 0, ..CALM });
+
     // Of places.
     places_unbounded: PlacesUnbounded breaks BOUNDED in triplets(1, CALM).places(1);
     place_not_told: PlaceNotTold breaks LIVELY in triplets(1, CALM).places(1);

@@ -1,7 +1,7 @@
 //! Commands on their way to the store. What is due together leaves together.
 
 use super::Driver;
-use crate::contender::{Action, Event, SendId};
+use crate::contender::{Action, Event, Seen, SendId};
 use crate::guard::ObjectId;
 use crate::rules::{Command, Outcome};
 use crate::store::BackingStore;
@@ -12,6 +12,8 @@ pub(super) struct Parcel {
     id: SendId,
     key: String,
     command: Command,
+    /// It only looks: a take.
+    looks: bool,
 }
 
 /// How a command failed.
@@ -33,7 +35,7 @@ pub(super) fn is_take(action: &Action) -> bool {
 
 impl<S: BackingStore> Driver<S> {
     /// Keeps a command until all that is due has been decided.
-    pub(super) fn collect(&self, object: ObjectId, id: SendId, command: Command) {
+    pub(super) fn collect(&self, object: ObjectId, id: SendId, command: Command, looks: bool) {
         if let Some(key) = self.key_of(object) {
             let key = (*key).to_owned();
             self.core().outbox.push(Parcel {
@@ -41,23 +43,25 @@ impl<S: BackingStore> Driver<S> {
                 id,
                 key,
                 command,
+                looks,
             });
         }
     }
 
     /// Sends what was collected: together, if the store has a step for that, else side by side. Renewals go
-    /// by themselves: in a transaction of nothing else they need not wait for what is read.
+    /// by themselves: in a transaction of nothing else they need not wait for what is read. So do looks.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
-        if batch.len() == 1 || !self.store.batches() {
-            return batch
-                .into_iter()
-                .for_each(|parcel| self.send_together(vec![parcel]));
-        }
+        let (looks, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|parcel| parcel.looks);
+        let together = self.store.batches();
         let renews = |parcel: &Parcel| matches!(parcel.command, Command::Renew { .. });
         let (renewals, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(renews);
-        for batch in [renewals, others] {
-            if !batch.is_empty() {
+        for batch in [renewals, others, looks] {
+            if together && !batch.is_empty() {
                 self.send_together(batch);
+            } else {
+                for parcel in batch {
+                    self.send_together(vec![parcel]);
+                }
             }
         }
     }
@@ -67,6 +71,9 @@ impl<S: BackingStore> Driver<S> {
             return;
         };
         spawner.spawn(async move {
+            if batch.iter().all(|parcel| parcel.looks) {
+                return this.look_together(batch).await;
+            }
             let answers = if this.store.batches() {
                 let commands = batch.iter();
                 let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
@@ -80,6 +87,31 @@ impl<S: BackingStore> Driver<S> {
             };
             this.answered(batch, answers);
         });
+    }
+
+    async fn look_together(&self, batch: Vec<Parcel>) {
+        let takes = batch.iter().filter_map(|parcel| match &parcel.command {
+            Command::Take(take) => Some((parcel.key.clone(), take.clone())),
+            _ => None,
+        });
+        let takes: Vec<_> = takes.collect();
+        let looked = self.store.look_all(&takes).await;
+        let mut core = self.core();
+        for ((parcel, (_, take)), seen) in batch.into_iter().zip(takes).zip(looked) {
+            let Parcel { object, id, .. } = parcel;
+            let seen = match seen {
+                Ok(Some(waiting)) => Seen::Waiting(waiting),
+                Ok(None) => Seen::Change,
+                Err(error) => {
+                    core.failed.push(Failure { object, id, error });
+                    Seen::Nothing
+                }
+            };
+            let event = Event::Looked { id, take, seen };
+            core.events.push((object, event));
+        }
+        drop(core);
+        self.run();
     }
 
     fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Outcome, S::Error>>) {

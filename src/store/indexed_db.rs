@@ -66,7 +66,7 @@ use web_sys::{EventTarget, IdbDatabase, IdbObjectStore, IdbTransaction};
 use crate::CrossProcessStoreLockGuard;
 use crate::lifecycle::{Lifecycle, Live};
 use crate::platform::{BoxFuture, Spawner, sleep, step_back};
-use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
+use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester, Take, Waiting};
 use crate::store::BackingStore;
 use crate::sync::{Notify, select};
 
@@ -604,6 +604,18 @@ impl BackingStore for IndexedDbStore {
         answers.unwrap_or_else(|error| vec![Err(error); batch.len()])
     }
 
+    /// In one readonly transaction.
+    async fn look_all(
+        &self,
+        batch: &[(String, Take)],
+    ) -> Vec<Result<Option<Waiting>, IndexedDbError>> {
+        let looked = self.bounded(async |db| self.shared.look(db, batch).await);
+        match looked.await {
+            Ok(looks) => looks.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); batch.len()],
+        }
+    }
+
     fn batches(&self) -> bool {
         true
     }
@@ -723,6 +735,38 @@ impl Shared {
             open.commit().await?;
         }
         Ok(answers)
+    }
+
+    /// Takes that perhaps need not be applied. A record that cannot be read is for [`Shared::step`] to report.
+    async fn look(
+        &self,
+        db: &IdbDatabase,
+        batch: &[(String, Take)],
+    ) -> Result<Vec<Option<Waiting>>, IndexedDbError> {
+        let open = Open::new(self, begin(db, &self.object_store, "readonly")?);
+        let store = open.tx.object_store(&self.object_store).map_err(failed)?;
+        let mut looks = Vec::with_capacity(batch.len());
+        for (key, take) in batch {
+            let get = |key: &JsValue| store.get(key).map_err(failed);
+            let found = answer(get(&key.as_str().into())?).await?;
+            let Ok(mut record) = decode(found) else {
+                looks.push(None);
+                continue;
+            };
+            if let Some(holder) = &record.holder {
+                let note = answer(get(&note_key(key, holder))?).await?;
+                if !note.is_undefined() {
+                    let Ok(note) = decode_note(note) else {
+                        looks.push(None);
+                        continue;
+                    };
+                    record = rules::with_note(&record, &note);
+                }
+            }
+            looks.push(rules::look(Some(&record), take));
+        }
+        open.finish();
+        Ok(looks)
     }
 
     /// One command, on the record as it was found.
@@ -877,6 +921,11 @@ impl<'a> Open<'a> {
     async fn commit(mut self) -> Result<(), IndexedDbError> {
         self.done = true;
         commit(&self.tx).await
+    }
+
+    /// There is nothing to be committed.
+    fn finish(mut self) {
+        self.done = true;
     }
 }
 

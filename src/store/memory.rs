@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use crate::BackingStore;
-use crate::rules::{self, Command, Outcome, Record, Requester};
+use crate::rules::{self, Command, Outcome, Record, Requester, Take, Waiting};
 
 /// Leases in memory, for one process: tests, simulations, and locks between tasks. Clones share
 /// their records.
@@ -71,6 +71,13 @@ impl BackingStore for MemoryStore {
             records.insert(key.to_owned(), record);
         }
         Ok(outcome)
+    }
+
+    async fn look_all(&self, batch: &[(String, Take)]) -> Vec<Result<Option<Waiting>, Infallible>> {
+        let records = self.lock();
+        let looks = batch.iter();
+        let looks = looks.map(|(key, take)| Ok(rules::look(records.get(key), take)));
+        looks.collect()
     }
 
     fn leave(&self, key: &str, who: &Requester) {

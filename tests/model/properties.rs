@@ -99,7 +99,7 @@ fn lively(world: &World, state: &State) -> bool {
             return true;
         }
         let set = |timer| tab.contender.due_at(timer).is_some();
-        let takes = tab.awaits(|command| matches!(command, Command::Take(_)));
+        let takes = tab.asks();
         let looks = set(Timer::Look) || set(Timer::Reply) || set(Timer::Beacon);
         let in_the_tab =
             tab.contender.standing().waits.is_some() && world.moves_up(state, i) != Some(i);

@@ -7,12 +7,13 @@ use tab_lease::Config;
 use tab_lease::LossReason;
 use tab_lease::contender::places::{self, Standing};
 use tab_lease::contender::{
-    Action as Act, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, SendId, Timer,
+    Action as Act, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, Seen, SendId,
+    Timer,
 };
 use tab_lease::evidence::{Evidence, Manager, Word};
 use tab_lease::message::Message;
 use tab_lease::participant::{Now, Past, Want};
-use tab_lease::rules::{Command, Outcome, Proof, Requester};
+use tab_lease::rules::{Command, Outcome, Proof, Requester, Take};
 use tab_lease::turns::PATIENCE_MS;
 
 use crate::mutation::Mutation;
@@ -323,7 +324,7 @@ impl World {
         let answers = match &act {
             Act::Post(Message::Grant(grant)) => grant.granted,
             Act::Post(Message::Reply { .. }) => true,
-            act => !matches!(act, Act::Send { .. } | Act::Post(_)),
+            act => !matches!(act, Act::Send { .. } | Act::Look { .. } | Act::Post(_)),
         };
         let stopping = matches!(event, Event::Suspended(true));
         if state.tabs[i].suspended && !stopping && !answers {
@@ -331,6 +332,7 @@ impl World {
         }
         match act {
             Act::Send { id, command } => self.send(state, i, id, What::Command(command)),
+            Act::Look { id, take } => self.send(state, i, id, What::Look(take)),
             Act::StepAside(lease) => state.tabs[i].aside = Some(lease),
             Act::LeaveBlindly(who) => self.quit_blindly(state, i, who),
             Act::Post(message) => {
@@ -602,6 +604,7 @@ impl World {
         let Answer { to, outcome, .. } = state.tabs[i].inbox.remove(k);
         match to.what.clone() {
             What::Command(command) => self.answered(state, i, &to, &command, outcome),
+            What::Look(take) => self.looked(state, i, &to, take, outcome),
             What::Write(lease, _) => match outcome {
                 Some(Outcome::Refused) => {
                     self.feed(state, i, Event::FenceRefused(lease.clone()));
@@ -686,6 +689,25 @@ impl World {
         }
     }
 
+    fn looked(&self, state: &mut State, i: usize, to: &Sent, take: Take, outcome: Option<Outcome>) {
+        let (mut answer, mut now) = (outcome, self.clock(state, i));
+        if let Some(mutation) = self.mutation {
+            let command = Command::Take(take.clone());
+            mutation.answering(&command, to.at, &mut now, &mut answer, self.len(i));
+            if mutation.swallows(&command, &answer) {
+                return;
+            }
+        }
+        self.expire(state, i);
+        let seen = match answer {
+            Some(Outcome::Waiting(waiting)) => Seen::Waiting(waiting),
+            Some(_) => Seen::Change,
+            None => Seen::Nothing,
+        };
+        let id = to.id;
+        self.handle_at(state, i, now, Event::Looked { id, take, seen });
+    }
+
     /// The store has said that this lease is over.
     fn must_be_told(&self, state: &mut State, i: usize, token: u64) {
         if state.tabs[i].lease.is_some_and(|l| l.token == token) {
@@ -699,7 +721,7 @@ impl World {
             let of = match what {
                 What::Command(Command::Renew { who, .. } | Command::Claim { who, .. }) => who,
                 What::Write(lease, _) | What::Over(lease) => &lease.who,
-                What::Command(_) => return false,
+                What::Command(_) | What::Look(_) => return false,
             };
             tab.contender.lease() != Some(LeaseId(of.request))
         };

@@ -409,16 +409,16 @@ impl<S: BackingStore> Driver<S> {
         ));
         object.leases.push(Arc::clone(&lease));
         object.publish();
-        let watches = core.closing.is_some();
-        drop(core);
-        if !watches {
-            self.watch_closing();
-        }
         Some(lease)
     }
 
-    /// Until the store is closed by somebody else: then all leases are lost, and the next one watches anew.
+    /// Until the store is closed by somebody else: then all leases are lost, all requests are forgotten, and what
+    /// is sent next is watched over anew. From the first take on: what that is answered may be about a
+    /// database that is gone by then.
     fn watch_closing(&self) {
+        if self.core().closing.is_some() {
+            return;
+        }
         let (this, closing) = (self.this.clone(), self.store.closing());
         let watch = Box::pin(async move {
             closing.await;
@@ -467,15 +467,15 @@ impl<S: BackingStore> Driver<S> {
     /// keeps the driver while anything is due.
     fn arm(&self, core: &mut Core<S::Error>) {
         let objects = core.objects.iter();
+        if !objects.clone().any(|object| object.contender.is_engaged()) {
+            // Nothing is held or asked for, so nobody need be told.
+            core.closing = None;
+        }
         let Some((at, _)) = objects.clone().filter_map(|object| object.due).min() else {
-            (core.timer, core.closing) = (None, None);
+            core.timer = None;
             return;
         };
         let expiry = objects.filter_map(|object| object.expiry).min();
-        if expiry.is_none() {
-            // Nothing is held, so nobody need be told.
-            core.closing = None;
-        }
         let (Some(this), Some(spawner)) = (self.this.upgrade(), &core.spawner) else {
             return;
         };

@@ -51,6 +51,7 @@ impl<S: BackingStore> Driver<S> {
     /// Sends what was collected: together, if the store has a step for that, else side by side. Renewals go
     /// by themselves: in a transaction of nothing else they need not wait for what is read. So do looks.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
+        self.watch_closing();
         let (looks, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|parcel| parcel.looks);
         let together = self.store.batches();
         let renews = |parcel: &Parcel| matches!(parcel.command, Command::Renew { .. });

@@ -747,14 +747,13 @@ impl Shared {
         let store = open.tx.object_store(&self.object_store).map_err(failed)?;
         let mut looks = Vec::with_capacity(batch.len());
         for (key, take) in batch {
-            let get = |key: &JsValue| store.get(key).map_err(failed);
-            let found = answer(get(&key.as_str().into())?).await?;
+            let found = answer(store.get(&key.as_str().into())).await?;
             let Ok(mut record) = decode(found) else {
                 looks.push(None);
                 continue;
             };
             if let Some(holder) = &record.holder {
-                let note = answer(get(&note_key(key, holder))?).await?;
+                let note = answer(store.get(&note_key(key, holder))).await?;
                 if !note.is_undefined() {
                     let Ok(note) = decode_note(note) else {
                         looks.push(None);

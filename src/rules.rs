@@ -452,20 +452,19 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
 /// What a take is answered that need not be applied: it would change nothing but its own stamp. So a store can
 /// answer it by a look. Nothing, if it has to be applied.
 #[must_use]
-pub fn look(record: Option<&Record>, take: &Take) -> Option<Waiting> {
-    let record = record?;
-    let applied = apply(Some(record), &Command::Take(take.clone()));
-    unchanged(record, take, applied)
+pub fn look(record: &Record, command: &Command) -> Option<Outcome> {
+    unchanged(record, command, apply(Some(record), command))
 }
 
 /// [`look`], for a take that was applied to that record, to no effect.
 #[must_use]
 pub fn unchanged(
     record: &Record,
-    take: &Take,
+    command: &Command,
     applied: (Option<Record>, Outcome),
-) -> Option<Waiting> {
-    let (write, Outcome::Waiting(waiting)) = applied else {
+) -> Option<Outcome> {
+    let (write, outcome) = applied;
+    let (Command::Take(take), Outcome::Waiting(_)) = (command, &outcome) else {
         return None;
     };
     if let Some(mut write) = write {
@@ -476,7 +475,7 @@ pub fn unchanged(
             return None;
         }
     }
-    Some(waiting)
+    Some(outcome)
 }
 
 /// Whose [`Note`], if anybody's, has to be read before that command is applied to that record: the

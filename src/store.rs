@@ -11,7 +11,7 @@ pub mod memory;
 use async_trait::async_trait;
 
 use crate::platform::{BoxFuture, MaybeSend, MaybeSync};
-use crate::rules::{Command, Outcome, Requester, Take, Waiting};
+use crate::rules::{Command, Outcome, Requester};
 
 /// A place where leases are kept, shared by everybody who contends.
 ///
@@ -70,8 +70,8 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     /// default says that of all.
     async fn look_all(
         &self,
-        batch: &[(String, Take)],
-    ) -> Vec<Result<Option<Waiting>, Self::Error>> {
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Self::Error>> {
         batch.iter().map(|_| Ok(None)).collect()
     }
 

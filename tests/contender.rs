@@ -120,10 +120,15 @@ impl Tab {
         let (id, command) = sent;
         if let Some(place) = self.looks.iter().position(|look| *look == id) {
             self.looks.remove(place);
+            let looked = record.as_ref();
+            let looked = looked.and_then(|record| rules::look(record, &command));
+            let seen = match looked {
+                Some(Outcome::Waiting(waiting)) => Seen::Waiting(waiting),
+                _ => Seen::Change,
+            };
             let Command::Take(take) = command else {
                 panic!("{command:?} is no look");
             };
-            let seen = rules::look(record.as_ref(), &take).map_or(Seen::Change, Seen::Waiting);
             let changes = seen == Seen::Change;
             let actions = self.feed(Event::Looked { id, take, seen });
             if changes && let [sent] = &sends(&actions)[..] {

@@ -12,7 +12,7 @@ use std::task::{Context, Wake as Awake, Waker};
 use async_trait::async_trait;
 use support::{World, is_ready, ms, until};
 use tab_lease::platform::BoxFuture;
-use tab_lease::rules::{Command, Outcome, Requester, Take, Waiting};
+use tab_lease::rules::{Command, Outcome, Requester};
 use tab_lease::{
     BackingStore, Beacon, CrossProcessStoreLock, CrossProcessStoreLockGuard, Lifecycle, Liveness,
     LockError, MemoryStore, PLACES, Wake,
@@ -63,7 +63,10 @@ impl BackingStore for Steps {
         answers
     }
 
-    async fn look_all(&self, batch: &[(String, Take)]) -> Vec<Result<Option<Waiting>, Infallible>> {
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Infallible>> {
         self.0.looks.fetch_add(batch.len(), Ordering::SeqCst);
         self.0.memory.look_all(batch).await
     }

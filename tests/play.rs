@@ -250,10 +250,13 @@ impl Play {
         // Looks overtake commands, and are overtaken.
         if !self.tabs[tab].looks.is_empty() && (calm || self.dice.bool()) {
             let (id, take) = self.tabs[tab].looks.remove(0);
-            let seen = rules::look(self.record.as_ref(), &take);
-            let seen = match self.dice.u8(0..20) {
-                0 if !calm => Seen::Nothing,
-                _ => seen.map_or(Seen::Change, Seen::Waiting),
+            let command = Command::Take(take.clone());
+            let record = self.record.as_ref();
+            let seen = record.and_then(|record| rules::look(record, &command));
+            let seen = match (self.dice.u8(0..20), seen) {
+                (0, _) if !calm => Seen::Nothing,
+                (_, Some(Outcome::Waiting(waiting))) => Seen::Waiting(waiting),
+                _ => Seen::Change,
             };
             self.tell(|| format!("store: tab {tab} looks: {seen:?}"));
             self.tabs[tab].looked.push((id, take, seen));

@@ -72,17 +72,18 @@ impl<S: BackingStore> Driver<S> {
             return;
         };
         spawner.spawn(async move {
-            if batch.iter().all(|parcel| parcel.looks) {
-                return this.look_together(batch).await;
-            }
-            let answers = if this.store.batches() {
-                let commands = batch.iter();
-                let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
-                this.store.apply_all(commands.collect()).await
+            let commands = batch.iter();
+            let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
+            let commands: Vec<_> = commands.collect();
+            let answers = if batch.iter().all(|parcel| parcel.looks) {
+                this.store.look_all(commands).await
+            } else if this.store.batches() {
+                let answers = this.store.apply_all(commands).await.into_iter();
+                answers.map(|answer| answer.map(Some)).collect()
             } else {
                 let mut answers = Vec::new();
-                for parcel in &batch {
-                    answers.push(this.store.apply(&parcel.key, parcel.command.clone()).await);
+                for (key, command) in commands {
+                    answers.push(this.store.apply(&key, command).await.map(Some));
                 }
                 answers
             };
@@ -90,32 +91,7 @@ impl<S: BackingStore> Driver<S> {
         });
     }
 
-    async fn look_together(&self, batch: Vec<Parcel>) {
-        let takes = batch.iter().filter_map(|parcel| match &parcel.command {
-            Command::Take(take) => Some((parcel.key.clone(), take.clone())),
-            _ => None,
-        });
-        let takes: Vec<_> = takes.collect();
-        let looked = self.store.look_all(&takes).await;
-        let mut core = self.core();
-        for ((parcel, (_, take)), seen) in batch.into_iter().zip(takes).zip(looked) {
-            let Parcel { object, id, .. } = parcel;
-            let seen = match seen {
-                Ok(Some(waiting)) => Seen::Waiting(waiting),
-                Ok(None) => Seen::Change,
-                Err(error) => {
-                    core.failed.push(Failure { object, id, error });
-                    Seen::Nothing
-                }
-            };
-            let event = Event::Looked { id, take, seen };
-            core.events.push((object, event));
-        }
-        drop(core);
-        self.run();
-    }
-
-    fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Outcome, S::Error>>) {
+    fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Option<Outcome>, S::Error>>) {
         for (parcel, answer) in batch.iter().zip(&answers) {
             trace(parcel, answer);
         }
@@ -125,19 +101,32 @@ impl<S: BackingStore> Driver<S> {
                 object,
                 id,
                 command,
+                looks,
                 ..
             } = parcel;
             let answer = match answer {
-                Ok(outcome) => Some(outcome),
+                // A look that has to be followed by the take.
+                Ok(None) => None,
+                Ok(answer) => Some(answer),
                 Err(error) => {
                     core.failed.push(Failure { object, id, error });
-                    None
+                    Some(None)
                 }
             };
-            let event = Event::Answer {
-                id,
-                command,
-                answer,
+            let event = match (command, answer) {
+                (Command::Take(take), answer) if looks => {
+                    let seen = match answer {
+                        None => Seen::Change,
+                        Some(Some(Outcome::Waiting(waiting))) => Seen::Waiting(waiting),
+                        Some(_) => Seen::Nothing,
+                    };
+                    Event::Looked { id, take, seen }
+                }
+                (command, answer) => Event::Answer {
+                    id,
+                    command,
+                    answer: answer.flatten(),
+                },
             };
             core.events.push((object, event));
         }
@@ -146,11 +135,14 @@ impl<S: BackingStore> Driver<S> {
     }
 }
 
-fn trace<E: std::error::Error>(parcel: &Parcel, answer: &Result<Outcome, E>) {
+fn trace<E: std::error::Error>(parcel: &Parcel, answer: &Result<Option<Outcome>, E>) {
     let key = &*parcel.key;
     match (&parcel.command, answer) {
-        (Command::Take(_), Ok(Outcome::Waiting(_))) => tracing::trace!(key, "lock busy"),
-        (Command::Renew { token, .. } | Command::Claim { token, .. }, Ok(Outcome::Held(_))) => {
+        (Command::Take(_), Ok(Some(Outcome::Waiting(_)))) => tracing::trace!(key, "lock busy"),
+        (
+            Command::Renew { token, .. } | Command::Claim { token, .. },
+            Ok(Some(Outcome::Held(_))),
+        ) => {
             tracing::trace!(key, token, "lease renewed");
         }
         (Command::Renew { .. } | Command::Claim { .. }, Err(error)) => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use crate::BackingStore;
-use crate::rules::{self, Command, Outcome, Record, Requester, Take, Waiting};
+use crate::rules::{self, Command, Outcome, Record, Requester};
 
 /// Leases in memory, for one process: tests, simulations, and locks between tasks. Clones share
 /// their records.
@@ -73,11 +73,13 @@ impl BackingStore for MemoryStore {
         Ok(outcome)
     }
 
-    async fn look_all(&self, batch: &[(String, Take)]) -> Vec<Result<Option<Waiting>, Infallible>> {
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Infallible>> {
         let records = self.lock();
-        let looks = batch.iter();
-        let looks = looks.map(|(key, take)| Ok(rules::look(records.get(key), take)));
-        looks.collect()
+        let look = |(key, command): &(String, Command)| rules::look(records.get(key)?, command);
+        batch.iter().map(|looks| Ok(look(looks))).collect()
     }
 
     fn leave(&self, key: &str, who: &Requester) {

@@ -763,7 +763,7 @@ impl World {
             None => rules::apply(Some(record), &command),
             Some(mutation) => mutation.apply(Some(record), &command, self.wall(state)),
         };
-        rules::unchanged(record, take, applied).map_or(CHANGE, Outcome::Waiting)
+        rules::unchanged(record, &command, applied).unwrap_or(CHANGE)
     }
 
     fn begin_write(&self, state: &mut State, i: usize, lease: &Fence, until: Now) -> Outcome {

@@ -12,6 +12,11 @@
 //!
 //! A lease that has run out is told before anything else is heard; what has been heard comes before other
 //! timers.
+//!
+//! # Places
+//!
+//! Of one key, a tab has a bounded number of requests in the queue: [`places`] says what that means, and who
+//! moves up. Here it is counted: over all lock objects of a key, from what their contenders say of themselves.
 
 mod calls;
 mod sending;
@@ -24,15 +29,16 @@ pub(crate) use calls::Acquiring;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 pub(crate) use calls::Settled;
 
-use crate::config::Config;
+use crate::config::{Config, PLACES};
+use crate::contender::places::{self, Standing};
 use crate::contender::{Action, Around, CallId, Contender, Event, LeaseId, Moment, Timer};
-use crate::guard::{Lease, ObjectId, Port, Standing};
+use crate::guard::{self, Lease, ObjectId, Port};
 use crate::lifecycle::{Lifecycle, Live};
 use crate::liveness::Liveness;
 use crate::message::Message;
 use crate::participant::{Now, Past};
 use crate::platform::{self, Clock, Job, Mutex, MutexGuard, Spawner};
-use crate::rules::Fence;
+use crate::rules::{Command, Fence};
 use crate::store::BackingStore;
 use crate::wake::{Listen, Wake};
 use calls::Slot;
@@ -100,6 +106,8 @@ struct Object {
     /// What its contender says of its timers.
     due: Option<(Now, Timer)>,
     expiry: Option<Now>,
+    /// What it says of the places of its key.
+    standing: Standing,
 }
 
 /// Something that a contender decides.
@@ -163,15 +171,19 @@ impl<S: BackingStore> Driver<S> {
         let mut core = self.core();
         let id = core.next_object;
         core.next_object += 1;
+        // Those of one key share it, by which they are found.
+        let known = core.objects.iter().find(|object| *object.key == *key);
+        let key = known.map_or_else(|| key.into(), |object| Arc::clone(&object.key));
         core.objects.push(Object {
             id,
-            key: key.into(),
+            key,
             contender,
             past,
             leases: Vec::new(),
             watch: None,
             due: None,
             expiry: None,
+            standing: Standing::default(),
         });
         let life = self.around.life.as_ref();
         let known = [
@@ -208,15 +220,12 @@ impl<S: BackingStore> Driver<S> {
         self.run();
     }
 
-    /// The same has happened to all lock objects, or those of one key.
-    fn tell_all(&self, key: Option<&str>, event: &dyn Fn() -> Event) {
+    /// The same has happened to all lock objects.
+    fn tell_all(&self, event: &dyn Fn() -> Event) {
         {
             let core = &mut *self.core();
-            for object in &core.objects {
-                if key.is_none_or(|key| *object.key == *key) {
-                    core.events.push((object.id, event()));
-                }
-            }
+            let told = core.objects.iter().map(|object| (object.id, event()));
+            core.events.extend(told);
         }
         self.run();
     }
@@ -267,8 +276,10 @@ impl<S: BackingStore> Driver<S> {
             fresh_request: REQUESTS.fetch_add(1, Ordering::Relaxed),
             lit: liveness.is_some_and(Liveness::is_lit),
             would_tell: &|tab| liveness.is_some_and(|liveness| liveness.is_watched(tab)),
+            may_queue: core.may_queue(place),
         };
         let object = &mut core.objects[place];
+        let before = object.standing;
         let mut actions = Vec::new();
         decide(
             &mut object.contender,
@@ -277,6 +288,9 @@ impl<S: BackingStore> Driver<S> {
             &mut actions,
         );
         object.publish();
+        if object.standing != before {
+            core.move_up(place);
+        }
         if actions.iter().any(sending::is_take) {
             core.fresh_epoch = platform::random();
         }
@@ -287,7 +301,8 @@ impl<S: BackingStore> Driver<S> {
 
     fn perform(&self, object: ObjectId, action: Action) {
         match action {
-            Action::Send { id, command } => self.collect(object, id, command),
+            Action::Send { id, command } => self.collect(object, id, command, false),
+            Action::Look { id, take } => self.collect(object, id, Command::Take(take), true),
             Action::StepAside(lease) => self.step_aside(object, lease),
             Action::LeaveBlindly(who) => {
                 if let Some(key) = self.key_of(object) {
@@ -301,9 +316,9 @@ impl<S: BackingStore> Driver<S> {
             }
             Action::Watch(tab) => self.watch(object, tab),
             Action::Settle { call, end } => self.settle(object, call, end),
-            Action::Lose(lease, reason) => self.stand(object, lease, Standing::Lost(reason)),
-            Action::Linger(lease) => self.stand(object, lease, Standing::Lingers),
-            Action::Released(lease) => self.stand(object, lease, Standing::Released),
+            Action::Lose(lease, reason) => self.stand(object, lease, guard::Standing::Lost(reason)),
+            Action::Linger(lease) => self.stand(object, lease, guard::Standing::Lingers),
+            Action::Released(lease) => self.stand(object, lease, guard::Standing::Released),
         }
     }
 
@@ -341,7 +356,7 @@ impl<S: BackingStore> Driver<S> {
     }
 
     /// Tells the guards of a lease, and whoever waits for its release, how it stands.
-    fn stand(&self, object: ObjectId, lease: LeaseId, standing: Standing) {
+    fn stand(&self, object: ObjectId, lease: LeaseId, standing: guard::Standing) {
         let lease = {
             let mut core = self.core();
             core.place_of(object).and_then(|place| {
@@ -349,9 +364,13 @@ impl<S: BackingStore> Driver<S> {
                 let place = leases.iter().position(|known| known.id == lease)?;
                 let token = leases[place].token;
                 match standing {
-                    Standing::Lost(reason) => tracing::warn!(%key, token, %reason, "lease lost"),
-                    Standing::Released => tracing::debug!(%key, token, "lock released"),
-                    Standing::Held | Standing::Lingers => return Some(Arc::clone(&leases[place])),
+                    guard::Standing::Lost(reason) => {
+                        tracing::warn!(%key, token, %reason, "lease lost")
+                    }
+                    guard::Standing::Released => tracing::debug!(%key, token, "lock released"),
+                    guard::Standing::Held | guard::Standing::Lingers => {
+                        return Some(Arc::clone(&leases[place]));
+                    }
                 }
                 Some(leases.remove(place))
             })
@@ -390,22 +409,22 @@ impl<S: BackingStore> Driver<S> {
         ));
         object.leases.push(Arc::clone(&lease));
         object.publish();
-        let watches = core.closing.is_some();
-        drop(core);
-        if !watches {
-            self.watch_closing();
-        }
         Some(lease)
     }
 
-    /// Until the store is closed by somebody else: then all leases are lost, and the next one watches anew.
+    /// Until the store is closed by somebody else: then all leases are lost, all requests are forgotten, and what
+    /// is sent next is watched over anew. From the first take on: what that is answered may be about a
+    /// database that is gone by then.
     fn watch_closing(&self) {
+        if self.core().closing.is_some() {
+            return;
+        }
         let (this, closing) = (self.this.clone(), self.store.closing());
         let watch = Box::pin(async move {
             closing.await;
             if let Some(this) = this.upgrade() {
                 let over = this.core().closing.take();
-                this.tell_all(None, &|| Event::Closing);
+                this.tell_all(&|| Event::Closing);
                 drop(over);
             }
         });
@@ -434,7 +453,7 @@ impl<S: BackingStore> Driver<S> {
             settled.await;
             if let Some(this) = this.upgrade() {
                 this.core().beacon_settled = true;
-                this.tell_all(None, &|| Event::BeaconSettled);
+                this.tell_all(&|| Event::BeaconSettled);
             }
         });
         let mut core = self.core();
@@ -448,15 +467,15 @@ impl<S: BackingStore> Driver<S> {
     /// keeps the driver while anything is due.
     fn arm(&self, core: &mut Core<S::Error>) {
         let objects = core.objects.iter();
+        if !objects.clone().any(|object| object.contender.is_engaged()) {
+            // Nothing is held or asked for, so nobody need be told.
+            core.closing = None;
+        }
         let Some((at, _)) = objects.clone().filter_map(|object| object.due).min() else {
-            (core.timer, core.closing) = (None, None);
+            core.timer = None;
             return;
         };
         let expiry = objects.filter_map(|object| object.expiry).min();
-        if expiry.is_none() {
-            // Nothing is held, so nobody need be told.
-            core.closing = None;
-        }
         let (Some(this), Some(spawner)) = (self.this.upgrade(), &core.spawner) else {
             return;
         };
@@ -505,6 +524,26 @@ impl<E> Core<E> {
         self.objects
             .binary_search_by_key(&object, |object| object.id)
             .ok()
+    }
+
+    /// Whether that lock object may take a place in the queue of its key.
+    fn may_queue(&self, place: usize) -> bool {
+        let me = &self.objects[place];
+        let others = self.objects.iter();
+        let others = others.filter(|other| other.id != me.id && Arc::ptr_eq(&other.key, &me.key));
+        places::may_queue(PLACES, me.standing, others.map(|other| other.standing))
+    }
+
+    /// A place of the same key may have become free: whoever moves up is told.
+    fn move_up(&mut self, place: usize) {
+        let key = &self.objects[place].key;
+        let of_key = self.objects.iter();
+        let of_key = of_key.filter(|object| Arc::ptr_eq(&object.key, key));
+        let standings = of_key.clone().map(|object| object.standing);
+        let next = places::moves_up(PLACES, standings).and_then(|n| of_key.clone().nth(n));
+        if let Some(next) = next {
+            self.events.push((next.id, Event::Look));
+        }
     }
 
     fn next_action(&mut self) -> Option<(ObjectId, Action)> {
@@ -559,6 +598,7 @@ impl Object {
         }
         self.due = self.contender.due();
         self.expiry = self.contender.due_at(Timer::Expiry);
+        self.standing = self.contender.standing();
     }
 }
 
@@ -592,17 +632,36 @@ impl<S: BackingStore> Listen for Driver<S> {
         self.core().objects.iter().any(|object| *object.key == *key)
     }
 
+    /// Those that wait in the tab, without a request, are told nothing: there may be many. One is told in any
+    /// case: what is heard is remembered for all of a key.
     fn hear(&self, key: &str, message: &Message) {
-        self.tell_all(Some(key), &|| Event::Heard(message.clone()));
+        {
+            let core = &mut *self.core();
+            let mut of_key = core.objects.iter().filter(|object| *object.key == *key);
+            let hears = |object: &&Object| object.contender.hears();
+            let mut told: Vec<_> = of_key
+                .clone()
+                .filter(hears)
+                .map(|object| object.id)
+                .collect();
+            if told.is_empty() {
+                told.extend(of_key.next().map(|object| object.id));
+            }
+            let heard = told
+                .into_iter()
+                .map(|id| (id, Event::Heard(message.clone())));
+            core.events.extend(heard);
+        }
+        self.run();
     }
 }
 
 impl<S: BackingStore> Live for Driver<S> {
     fn hidden(&self, hidden: bool) {
-        self.tell_all(None, &|| Event::Hidden(hidden));
+        self.tell_all(&|| Event::Hidden(hidden));
     }
 
     fn suspended(&self, suspended: bool) {
-        self.tell_all(None, &|| Event::Suspended(suspended));
+        self.tell_all(&|| Event::Suspended(suspended));
     }
 }

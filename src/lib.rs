@@ -61,7 +61,7 @@ mod wake;
 
 pub use config::{
     Config, EXTEND_LEASE_EVERY_MS, HIDDEN_LEASE_MS, IDLE_LEASE_MS, INITIAL_BACKOFF_MS,
-    LEASE_DURATION_MS, MAX_BACKOFF_MS,
+    LEASE_DURATION_MS, MAX_BACKOFF_MS, PLACES,
 };
 pub use error::{ConfigError, LeaseLost, LockError, LossReason};
 pub use fence::Fencing;

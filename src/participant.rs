@@ -59,7 +59,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{
-    Command, Fence, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter,
+    Command, Fence, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter, Waiting,
 };
 
 /// A point on the tab's own monotonic clock, from an origin of its own.
@@ -131,8 +131,10 @@ struct Observation {
     at: Now,
     /// How long a lease it asked for. The queue has no shorter one for it.
     asked: u32,
-    /// When a message to somebody else said that the lock goes on, after that look.
+    /// When a message to somebody else said that the lock goes on, after that look …
     moved: Option<Now>,
+    /// … and how often one did, at least.
+    moves: u8,
 }
 
 /// The head of the queue, as a holder last heard of it.
@@ -422,16 +424,32 @@ impl Participant {
     ///
     /// An observation starts when a waiter sees the last renewal of a holder that died, so it must
     /// look more often than a holder beats to take over within a lease and a beat: a twentieth of the
-    /// lease, for the first in the queue. Those behind look less often, and leave it the store. Where
-    /// a beacon tells of the holder's death only its hanging is left to be seen, and a quarter will do.
+    /// lease, for the first in the queue. Where a beacon tells of the holder's death only its hanging is left
+    /// to be seen, and a quarter will do.
     /// `told`: whether the end of the [suspect](Self::suspect) would be told.
+    ///
+    /// Those behind look once a lease, where messages tell them what becomes of those ahead (`heard`);
+    /// else less often than the first, in the order in which they stand, and leave it the store.
     #[must_use]
-    pub fn look_in(&self, now: Now, told: bool) -> Option<Duration> {
+    pub fn look_in(&self, now: Now, told: bool, heard: bool) -> Option<Duration> {
         let seen = self.observation.as_ref()?;
-        let pace = if told { 4 } else { 20 };
-        let behind = u32::try_from(seen.before.len()).unwrap_or(u32::MAX);
-        let pace = (seen.len / pace).saturating_mul(behind);
+        let close = seen.len / if told { 4 } else { 20 };
+        let pace = if self.is_next() {
+            close
+        } else if heard {
+            // Of a long lease they may not hear that it has become a usual one.
+            seen.len.min(millis(self.lens.usual))
+        } else {
+            close.saturating_mul(u32::try_from(seen.before.len()).unwrap_or(u32::MAX))
+        };
         Some(pace.min(self.ripe_in(now)?))
+    }
+
+    /// Whether nobody but the holder is ahead, as far as is known.
+    #[must_use]
+    pub fn is_next(&self) -> bool {
+        let seen = self.observation.as_ref();
+        seen.is_some_and(|seen| seen.before.len().saturating_sub(seen.moves.into()) <= 1)
     }
 
     /// Whether a waiter that has paused since `since` need not look yet: meanwhile it has heard that the
@@ -483,6 +501,25 @@ impl Participant {
         let takeovers = u8::from(takes_over(&proof));
         asking.takeovers = asking.takeovers.saturating_add(takeovers);
         let request = asking.id;
+        self.take_of(request, past, now, ask, proof)
+    }
+
+    /// What would be asked for, if it is most likely enough to read: the request stands in the queue, and
+    /// wants nothing else than when it last asked. Nothing, if it has to be said: there is a message or a
+    /// death to act on, or the lock has gone on, and a stamp that is old by now would be of no use to the
+    /// next holder.
+    #[must_use]
+    pub fn look(&self, past: &Past, now: Now, ask: Ask) -> Option<Take> {
+        let request = self.request.filter(|request| request.joined)?;
+        let seen = self.observation.as_ref()?;
+        let still = seen.queued && seen.moved.is_none() && seen.asked == self.len();
+        if !still || self.grant.is_some() || self.all_dead() {
+            return None;
+        }
+        Some(self.take_of(request.id, past, now, ask, self.proof(now)))
+    }
+
+    fn take_of(&self, request: u64, past: &Past, now: Now, ask: Ask, proof: Proof) -> Take {
         Take {
             who: self.requester(request),
             mode: Mode::Exclusive,
@@ -573,36 +610,62 @@ impl Participant {
                 Taken::Held(holding)
             }
             Outcome::Waiting(_) if self.holding.is_some() => Taken::Stale,
-            Outcome::Waiting(waiting) => {
-                if let Some(asking) = &mut self.request {
-                    asking.known = asking.joined;
-                }
-                let sighting = waiting.sighting;
-                past.see(sighting.epoch, sighting.token);
-                let seen = self.observation.as_ref();
-                let still = seen.filter(|seen| seen.sighting == sighting);
-                self.observation = Some(Observation {
-                    sighting,
-                    since: still.map_or(now, |seen| seen.since),
-                    len: millis(waiting.len),
-                    before: waiting.before.clone(),
-                    queued: waiting.queued,
-                    at: sent,
-                    asked: take.len,
-                    moved: None,
-                });
-                if let Some(grant) = self.grant.take() {
-                    // An answer to a take that did not know of it.
-                    let undecided = !matches!(take.proof, Proof::Delegated { .. });
-                    if undecided && let Heard::Started(holding) = self.granted(past, now, &grant) {
-                        return Taken::Held(holding);
-                    }
-                }
-                Taken::Busy
-            }
+            Outcome::Waiting(waiting) => self.waits(past, take, sent, now, waiting),
             // A lease of 0 ms, which `Config` does not let through.
             Outcome::Refused | Outcome::Gone { .. } => Taken::Busy,
         }
+    }
+
+    /// The answer to a [look](Self::look) that was sent at `sent`.
+    pub fn looked(
+        &mut self,
+        past: &mut Past,
+        take: &Take,
+        sent: Now,
+        now: Now,
+        waiting: &Waiting,
+    ) -> Taken {
+        if self.holding.is_some() || !self.is_asking(&take.who) {
+            return Taken::Stale;
+        }
+        self.waits(past, take, sent, now, waiting)
+    }
+
+    /// The lease is somebody else's.
+    fn waits(
+        &mut self,
+        past: &mut Past,
+        take: &Take,
+        sent: Now,
+        now: Now,
+        waiting: &Waiting,
+    ) -> Taken {
+        if let Some(asking) = &mut self.request {
+            asking.known = asking.joined;
+        }
+        let sighting = waiting.sighting;
+        past.see(sighting.epoch, sighting.token);
+        let seen = self.observation.as_ref();
+        let still = seen.filter(|seen| seen.sighting == sighting);
+        self.observation = Some(Observation {
+            sighting,
+            since: still.map_or(now, |seen| seen.since),
+            len: millis(waiting.len),
+            before: waiting.before.clone(),
+            queued: waiting.queued,
+            at: sent,
+            asked: take.len,
+            moved: None,
+            moves: 0,
+        });
+        if let Some(grant) = self.grant.take() {
+            // An answer to a take that did not know of it.
+            let undecided = !matches!(take.proof, Proof::Delegated { .. });
+            if undecided && let Heard::Started(holding) = self.granted(past, now, &grant) {
+                return Taken::Held(holding);
+            }
+        }
+        Taken::Busy
     }
 
     /// A take has failed. It may have been applied all the same: a takeover stays unanswered.
@@ -643,6 +706,7 @@ impl Participant {
         let seen = self.observation.as_mut();
         if let Some(seen) = seen.filter(|seen| seen.sighting.epoch == grant.epoch && !to_us) {
             seen.moved = Some(now);
+            seen.moves = seen.moves.saturating_add(1);
         }
         let seen = self.observation.as_ref();
         // A request that has started ignores every further message.
@@ -703,17 +767,23 @@ impl Participant {
         })
     }
 
+    /// Whether the request that asks stands in the queue, or has asked to.
+    #[must_use]
+    pub fn queues(&self) -> bool {
+        self.holding.is_none() && self.request.is_some_and(|request| request.joined)
+    }
+
     /// The request that asks or holds.
     #[must_use]
     pub fn request(&self) -> Option<u64> {
         self.request.map(|request| request.id)
     }
 
-    /// Whether the lease that is waited for may be that requester's.
+    /// Whether the lease that is waited for may be that requester's, or may be before it is this one's.
     #[must_use]
     pub fn awaits(&self, who: &Requester) -> bool {
         let before = self.observation.as_ref().map(|seen| &seen.before);
-        before.is_none_or(|before| before.first().is_some_and(|(tab, _)| *tab == who.tab))
+        before.is_none_or(|before| before.iter().any(|(tab, _)| *tab == who.tab))
     }
 
     /// Whether that is the request that asks.

@@ -449,6 +449,35 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
     (next.filter(|next| record != Some(next)), outcome)
 }
 
+/// What a take is answered that need not be applied: it would change nothing but its own stamp. So a store can
+/// answer it by a look. Nothing, if it has to be applied.
+#[must_use]
+pub fn look(record: &Record, command: &Command) -> Option<Outcome> {
+    unchanged(record, command, apply(Some(record), command))
+}
+
+/// [`look`], for a take that was applied to that record, to no effect.
+#[must_use]
+pub fn unchanged(
+    record: &Record,
+    command: &Command,
+    applied: (Option<Record>, Outcome),
+) -> Option<Outcome> {
+    let (write, outcome) = applied;
+    let (Command::Take(take), Outcome::Waiting(_)) = (command, &outcome) else {
+        return None;
+    };
+    if let Some(mut write) = write {
+        let of = |record: &Record| record.queue.iter().position(|w| w.who == take.who);
+        let (mine, at) = (of(&write)?, record.queue[of(record)?].at);
+        write.queue[mine].at = at;
+        if write != *record {
+            return None;
+        }
+    }
+    Some(outcome)
+}
+
 /// Whose [`Note`], if anybody's, has to be read before that command is applied to that record: the
 /// holder's, if the command may judge it by what it has done lately. The first look of somebody who
 /// joins the queue does not; whatever it saw is looked at again before anything comes of it.

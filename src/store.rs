@@ -65,6 +65,16 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
         answers
     }
 
+    /// What takes of different keys would be answered, in their order, as [`rules::look`](crate::rules::look)
+    /// says: reads, and writes nothing. Whoever waits looks so. `None` for one that has to be applied; the
+    /// default says that of all.
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Self::Error>> {
+        batch.iter().map(|_| Ok(None)).collect()
+    }
+
     /// Whether [`BackingStore::apply_all`] is less work than as many [`BackingStore::apply`]. If not,
     /// commands that are due together are sent side by side.
     fn batches(&self) -> bool {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tab_lease::contender::{
-    Action, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, SendId, Timer,
+    Action, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, Seen, SendId, Timer,
 };
 use tab_lease::message::Message;
 use tab_lease::participant::{Grant, Now, Past, Want};
@@ -23,6 +23,8 @@ struct Tab {
     lit: bool,
     requests: u64,
     calls: u64,
+    /// Looks that have not been answered.
+    looks: Vec<SendId>,
 }
 
 const ALONE: Around = Around {
@@ -50,6 +52,7 @@ impl Tab {
             lit: false,
             requests: 0,
             calls: 0,
+            looks: Vec::new(),
         }
     }
 
@@ -62,6 +65,7 @@ impl Tab {
             fresh_request: self.requests,
             lit: self.lit,
             would_tell: &|_| true,
+            may_queue: true,
         }
     }
 
@@ -69,6 +73,11 @@ impl Tab {
         let (at, mut actions) = (self.at(), Vec::new());
         self.contender
             .handle(&mut self.past, at, event, &mut actions);
+        for action in &actions {
+            if let Action::Look { id, .. } = action {
+                self.looks.push(*id);
+            }
+        }
         actions
     }
 
@@ -106,9 +115,27 @@ impl Tab {
         self.now += ms(time);
     }
 
-    /// The store answers by the rules.
+    /// The store answers by the rules. A look that shows that the take has to be applied is followed by that.
     fn answer(&mut self, record: &mut Option<Record>, sent: (SendId, Command)) -> Vec<Action> {
         let (id, command) = sent;
+        if let Some(place) = self.looks.iter().position(|look| *look == id) {
+            self.looks.remove(place);
+            let looked = record.as_ref();
+            let looked = looked.and_then(|record| rules::look(record, &command));
+            let seen = match looked {
+                Some(Outcome::Waiting(waiting)) => Seen::Waiting(waiting),
+                _ => Seen::Change,
+            };
+            let Command::Take(take) = command else {
+                panic!("{command:?} is no look");
+            };
+            let changes = seen == Seen::Change;
+            let actions = self.feed(Event::Looked { id, take, seen });
+            if changes && let [sent] = &sends(&actions)[..] {
+                return self.answer(record, sent.clone());
+            }
+            return actions;
+        }
         let (write, outcome) = rules::apply(record.as_ref(), &command);
         *record = write.or(record.take());
         let answer = Some(outcome);
@@ -144,9 +171,11 @@ impl Tab {
     }
 }
 
+/// What goes to the store: also looks, by what may have to be sent.
 fn sends(actions: &[Action]) -> Vec<(SendId, Command)> {
     let sent = |action: &Action| match action {
         Action::Send { id, command } => Some((*id, command.clone())),
+        Action::Look { id, take } => Some((*id, Command::Take(take.clone()))),
         _ => None,
     };
     actions.iter().filter_map(sent).collect()

@@ -15,7 +15,7 @@ use tab_lease::platform::BoxFuture;
 use tab_lease::rules::{Command, Outcome, Requester};
 use tab_lease::{
     BackingStore, Beacon, CrossProcessStoreLock, CrossProcessStoreLockGuard, Lifecycle, Liveness,
-    MemoryStore, Wake,
+    LockError, MemoryStore, PLACES, Wake,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -27,11 +27,16 @@ struct Steps(Arc<Inner>);
 struct Inner {
     memory: MemoryStore,
     steps: Mutex<Vec<Vec<Command>>>,
+    looks: AtomicUsize,
 }
 
 impl Steps {
     fn since(&self, before: usize) -> Vec<Vec<Command>> {
         self.0.steps.lock().unwrap()[before..].to_vec()
+    }
+
+    fn looks(&self) -> usize {
+        self.0.looks.load(Ordering::SeqCst)
     }
 
     fn count(&self) -> usize {
@@ -56,6 +61,18 @@ impl BackingStore for Steps {
             answers.push(self.0.memory.apply(&key, command).await);
         }
         answers
+    }
+
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Infallible>> {
+        self.0.looks.fetch_add(batch.len(), Ordering::SeqCst);
+        self.0.memory.look_all(batch).await
+    }
+
+    fn leave(&self, key: &str, who: &Requester) {
+        self.0.memory.leave(key, who);
     }
 
     fn batches(&self) -> bool {
@@ -153,6 +170,229 @@ async fn locks_that_are_idle_cost_nothing() {
     let before = store.count();
     sleep(ms(60_000)).await;
     assert_eq!(store.count(), before);
+}
+
+// ---- Many calls -------------------------------------------------------------------------------
+
+fn queue_of(store: &Steps, tab: &str) -> usize {
+    let record = store.0.memory.record("name 0");
+    let queue = record.map(|record| record.queue).unwrap_or_default();
+    queue.iter().filter(|w| w.who.tab.starts_with(tab)).count()
+}
+
+/// A call of its own of each, which holds for a moment, and says in which order they held.
+fn sections(
+    lock: &CrossProcessStoreLock<Steps>,
+    calls: usize,
+    order: &Arc<Mutex<Vec<usize>>>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let section = |n: usize| {
+        let (lock, order) = (lock.apart(), Arc::clone(order));
+        async move {
+            let guard = lock.acquire(None).await.unwrap();
+            order.lock().unwrap().push(n);
+            assert!(guard.is_held());
+            sleep(ms(1)).await;
+            assert!(guard.is_held());
+            assert_eq!(order.lock().unwrap().last(), Some(&n), "one at a time");
+            drop(guard);
+        }
+    };
+    (0..calls).map(|n| tokio::spawn(section(n))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_calls_of_one_tab_take_eight_places_and_go_in_their_order() {
+    let store = Steps::default();
+    let wake = Wake::local();
+    let here = names(&store, "here", 1).remove(0).woken_by(&wake);
+    let there = names(&store, "there", 1).remove(0).woken_by(&wake);
+    let (order, other) = <(Arc<Mutex<Vec<usize>>>, Arc<Mutex<Vec<usize>>>)>::default();
+    let started = Instant::now();
+    let calls = sections(&here, 1000, &order);
+    sleep(ms(20)).await;
+    let waits = tokio::spawn({
+        let order = Arc::clone(&order);
+        async move {
+            let guard = there.acquire(None).await.unwrap();
+            other.lock().unwrap().push(order.lock().unwrap().len());
+            drop(guard);
+            other
+        }
+    });
+    let mut most = 0;
+    while order.lock().unwrap().len() < 1000 {
+        most = most.max(queue_of(&store, "here"));
+        sleep(ms(1)).await;
+    }
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert!(started.elapsed() < ms(10_000), "{:?}", started.elapsed());
+    assert_eq!(most, PLACES, "and no more");
+    assert!(order.lock().unwrap().is_sorted());
+    let had = waits.await.unwrap().lock().unwrap()[0];
+    assert!(had < 100, "the other tab had it after {had} of 1000");
+    let commands = store.since(0).iter().map(Vec::len).sum::<usize>();
+    assert!(commands < 6000, "{commands} commands");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_in_the_tab_ends_at_its_deadline_and_leaves_no_trace() {
+    let store = Steps::default();
+    let wake = Wake::local();
+    let lock = names(&store, "here", 1).remove(0).woken_by(&wake);
+    let guard = lock.acquire(None).await.unwrap();
+    let order = Arc::default();
+    let calls = sections(&lock, PLACES, &order);
+    sleep(ms(10)).await;
+    assert_eq!(queue_of(&store, "here"), PLACES);
+    let before = store.since(0).concat().len();
+    let waits = lock.apart().acquire(Some(ms(100))).await;
+    assert!(matches!(waits, Err(LockError::Timeout)));
+    // One that goes before its deadline does so, too.
+    let waits = timeout(ms(50), lock.apart().acquire(Some(ms(100)))).await;
+    assert!(waits.is_err());
+    let sent = store.since(0).concat().split_off(before);
+    let takes = sent.iter().filter_map(|command| match command {
+        Command::Take(take) => Some(take.who.request),
+        _ => None,
+    });
+    let requests: std::collections::HashSet<_> = takes.collect();
+    assert!(requests.len() <= PLACES, "none of its own");
+    drop(guard);
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(order.lock().unwrap().len(), PLACES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_in_a_tab_that_is_frozen_go_on_in_their_order() {
+    let store = Steps::default();
+    let (wake, life) = (Wake::local(), Lifecycle::new());
+    let other = names(&store, "other", 1).remove(0).woken_by(&wake);
+    let lock = names(&store, "here", 1).remove(0).woken_by(&wake);
+    let lock = lock.living(&life);
+    let guard = other.acquire(None).await.unwrap();
+    let order = Arc::default();
+    let calls = sections(&lock, 3 * PLACES, &order);
+    sleep(ms(20)).await;
+    assert_eq!(queue_of(&store, "here"), PLACES);
+    life.suspend();
+    let before = store.count();
+    assert_eq!(queue_of(&store, "here"), 0, "it has left");
+    drop(guard);
+    sleep(ms(1000)).await;
+    let since = store.since(before).concat();
+    let asks = |command: &Command| matches!(command, Command::Take(_) | Command::Claim { .. });
+    assert!(!since.iter().any(asks), "it sends nothing: {since:?}");
+    life.resume();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert!(order.lock().unwrap().is_sorted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_waits_for_no_place() {
+    let store = Steps::default();
+    let wake = Wake::local();
+    let lock = names(&store, "here", 1).remove(0).woken_by(&wake);
+    let guard = lock.acquire(None).await.unwrap();
+    let calls = sections(&lock, 2 * PLACES, &Arc::default());
+    sleep(ms(20)).await;
+    let tried = timeout(ms(200), lock.apart().try_lock_once()).await;
+    assert!(tried.expect("it is answered").unwrap().is_none());
+    drop(guard);
+    for call in calls {
+        call.await.unwrap();
+    }
+}
+
+/// A store that is closed when a test says so, and gives a way to hold its answers back.
+#[derive(Clone)]
+struct Closable(
+    Arc<(
+        MemoryStore,
+        tokio::sync::watch::Sender<u32>,
+        Mutex<Vec<Requester>>,
+    )>,
+);
+
+#[async_trait]
+impl BackingStore for Closable {
+    type Error = Infallible;
+
+    async fn apply(&self, key: &str, command: Command) -> Result<Outcome, Infallible> {
+        if let Command::Take(take) = &command {
+            self.0.2.lock().unwrap().push(take.who.clone());
+            sleep(ms(100)).await;
+        }
+        self.0.0.apply(key, command).await
+    }
+
+    fn closing(&self) -> BoxFuture<()> {
+        let mut closings = self.0.1.subscribe();
+        Box::pin(async move { drop(closings.changed().await) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tab_that_only_asks_is_told_that_the_store_was_closed() {
+    let closings = tokio::sync::watch::channel(0).0;
+    let store = Closable(Arc::new((MemoryStore::new(), closings, Mutex::default())));
+    let lock = CrossProcessStoreLock::new(store.clone(), "closed", "one");
+    let call = tokio::spawn(async move { lock.acquire(None).await.unwrap() });
+    sleep(ms(50)).await;
+    store.0.1.send(1).unwrap();
+    let guard = call.await.unwrap();
+    let asked = store.0.2.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2, "by another request: {asked:?}");
+    assert_ne!(asked[0], asked[1]);
+    assert_eq!(
+        store.0.0.record("closed").unwrap().holder.as_ref(),
+        Some(&asked[1])
+    );
+    drop(guard);
+    sleep(ms(1000)).await;
+    assert_eq!(
+        store.0.1.receiver_count(),
+        0,
+        "who holds and asks nothing does not watch"
+    );
+}
+
+// ---- Looks ------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn waiters_write_nothing_while_nothing_happens() {
+    let store = Steps::default();
+    let wake = Wake::local();
+    let holder = names(&store, "holder", 1).remove(0).woken_by(&wake);
+    let guard = holder.acquire(None).await.unwrap();
+    let waiters: Vec<_> = (0..7)
+        .map(|n| {
+            let lock = names(&store, &format!("waiter {n}"), 1).remove(0);
+            let lock = lock.woken_by(&wake);
+            tokio::spawn(async move { drop(lock.acquire(None).await.unwrap()) })
+        })
+        .collect();
+    sleep(ms(2000)).await;
+    let (before, looks) = (store.count(), store.looks());
+    sleep(ms(10_000)).await;
+    let steps = store.since(before).concat();
+    assert!(
+        steps.iter().all(|c| matches!(c, Command::Renew { .. })),
+        "{steps:?}"
+    );
+    // The first 20 times in a lease, the others once.
+    let looks = store.looks() - looks;
+    assert!((400..=550).contains(&looks), "{looks} looks in 10 s");
+    drop(guard);
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
 }
 
 // ---- The contract -----------------------------------------------------------------------------

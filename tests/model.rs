@@ -63,12 +63,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
+use tab_lease::PLACES;
 use tab_lease::turns::PATIENCE_MS;
 
 use mutation::Mutation;
 use properties::{
-    BY_MESSAGE, DEADLINE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, LIVELY, NO_FORBIDDEN_STEP,
-    SERVED, SOMEBODY_ELSE, SOUND,
+    BOUNDED, BY_MESSAGE, DEADLINE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, LIVELY,
+    NO_FORBIDDEN_STEP, SERVED, SOMEBODY_ELSE, SOUND,
 };
 use world::{Action, Budget, Kind, Locks, Waits, World};
 
@@ -121,6 +122,7 @@ fn two(horizon: u64, budget: Budget) -> World {
         slow_callers: false,
         half_asleep: false,
         complete: true,
+        places: PLACES,
         locks: Locks::Shared,
         mutation: None,
     }
@@ -160,6 +162,18 @@ fn twins(horizon: u64, budget: Budget) -> World {
     World {
         kinds: vec![kind(0, 2), twin, kind(2, 2)],
         ..three(horizon, budget)
+    }
+}
+
+/// Three lock objects of one tab, and another tab.
+fn triplets(horizon: u64, budget: Budget) -> World {
+    let triplet = |offset| Kind {
+        tab: 0,
+        ..kind(offset, 2)
+    };
+    World {
+        kinds: vec![kind(0, 2), triplet(1), triplet(2), kind(3, 2)],
+        ..two(horizon, budget)
     }
 }
 
@@ -275,6 +289,11 @@ impl World {
         Self { tick_ms, ..self }
     }
 
+    /// So many requests of a tab stand in the queue at most.
+    fn places(self, places: usize) -> Self {
+        Self { places, ..self }
+    }
+
     fn incomplete(self) -> Self {
         Self {
             complete: false,
@@ -351,6 +370,7 @@ fn explore(name: &str, world: World) {
         SOUND,
         LIVELY,
         DEADLINE,
+        BOUNDED,
     ] {
         if found.contains_key(property) {
             panic!(
@@ -532,6 +552,17 @@ worlds! {
     two_tabs_whose_messages_do_not_reach_all: two(3, Budget { late: 1, ..CALM }).incomplete();
     twin_locks_and_a_stop: twins(2, Budget { stops: 1, ..CALM });
     twin_locks_that_linger: twins(3, CALM).lingering();
+
+    // Of places.
+    twin_locks_with_one_place: twins(4, Budget { give_ups: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_late: twins(2, Budget { late: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_and_a_stop: twins(2, Budget { stops: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_and_a_crash: twins(2, Budget { crashes: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_and_a_failing_store: twins(2, Budget { failures: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_and_deadlines:
+        twins(3, CALM).places(1).calls(&[FOR_EVER], &[Waits::For(2)]);
+    triplet_locks_with_one_place: triplets(2, CALM).places(1);
+    triplet_locks_with_two_places: triplets(2, CALM).places(2);
 }
 
 large_worlds! {
@@ -690,6 +721,16 @@ mutations! {
         two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2)]);
     leave_not_heard: LeaveNotHeard breaks NO_FORBIDDEN_STEP in two(3, Budget { give_ups: 1, ..CALM });
     drop_not_heard: DropNotHeard breaks G3 in two(3, CALM);
+
+    // Of looks.
+    change_not_heard: ChangeNotHeard breaks LIVELY in two(3, CALM);
+    looks_away: LooksAway breaks G3 in two(3, Budget { late: 1, wants: 0, ..CALM });
+
+    // Of places.
+    places_unbounded: PlacesUnbounded breaks BOUNDED in triplets(1, CALM).places(1);
+    place_not_told: PlaceNotTold breaks LIVELY in triplets(1, CALM).places(1);
+    overtakes_in_the_tab: OvertakesInTheTab breaks NO_FORBIDDEN_STEP in triplets(2, CALM).places(1);
+    place_kept: PlaceKept breaks LIVELY in twins(2, CALM).places(1);
 }
 
 #[test]

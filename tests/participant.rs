@@ -548,7 +548,7 @@ fn an_idle_one_has_nothing_due() {
     assert!(!tab.holds(ms(0)));
     assert_eq!(tab.participant.good_until(), None);
     assert_eq!(tab.participant.ripe_in(ms(0)), None);
-    assert_eq!(tab.participant.look_in(ms(0), true), None);
+    assert_eq!(tab.participant.look_in(ms(0), true, false), None);
     assert_eq!(tab.participant.suspect(), None);
     assert_eq!(tab.participant.want(), None);
     assert_eq!(tab.participant.request(), None);
@@ -1552,7 +1552,7 @@ fn a_request_that_has_ended_its_lease_does_not_start_again() {
 fn whoever_started_by_a_message_observes_nothing_any_more() {
     let tab = Tab::started();
     assert_eq!(tab.participant.ripe_in(ms(110)), None);
-    assert_eq!(tab.participant.look_in(ms(110), true), None);
+    assert_eq!(tab.participant.look_in(ms(110), true, false), None);
     assert_eq!(tab.participant.suspect(), None);
 }
 
@@ -1570,7 +1570,7 @@ fn undecided() -> Tab {
 fn whoever_has_to_ask_about_a_message_asks_at_once_and_names_the_giver() {
     let mut tab = undecided();
     assert_eq!(tab.participant.ripe_in(ms(100)), Some(ms(0)));
-    assert_eq!(tab.participant.look_in(ms(100), true), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(100), true, false), Some(ms(0)));
     let proof = Proof::Delegated {
         token: 20,
         from: other(),
@@ -1981,7 +1981,7 @@ fn the_lease_is_taken_over_when_all_before_have_died_in_whatever_order() {
         tab.participant.died(second);
         assert_eq!(tab.participant.suspect(), None);
         assert_eq!(tab.participant.ripe_in(ms(10)), Some(ms(0)));
-        assert_eq!(tab.participant.look_in(ms(10), true), Some(ms(0)));
+        assert_eq!(tab.participant.look_in(ms(10), true, false), Some(ms(0)));
         let proof = Proof::Dead(vec![first.to_owned(), second.to_owned()]);
         assert_eq!(tab.take(ms(10)).proof, proof);
     }
@@ -2064,9 +2064,9 @@ fn the_first_in_the_queue_looks_twenty_times_in_a_lease_or_four_with_a_beacon() 
     for (lit, pace) in [(false, 25), (true, 125)] {
         let mut tab = Tab::new();
         tab.look(ms(0), &behind(&[("other", lit)]));
-        assert_eq!(tab.participant.look_in(ms(0), lit), Some(ms(pace)));
+        assert_eq!(tab.participant.look_in(ms(0), lit, false), Some(ms(pace)));
         assert_eq!(
-            tab.participant.look_in(ms(0), false),
+            tab.participant.look_in(ms(0), false, false),
             Some(ms(25)),
             "its end would not be told"
         );
@@ -2081,25 +2081,118 @@ fn those_behind_look_less_often() {
             ms(0),
             &behind(&[("other", lit), ("bob", lit), ("eve", lit)]),
         );
-        assert_eq!(tab.participant.look_in(ms(0), lit), Some(ms(pace)));
+        assert_eq!(tab.participant.look_in(ms(0), lit, false), Some(ms(pace)));
     }
+}
+
+#[test]
+fn those_behind_look_once_a_lease_where_messages_tell_the_rest() {
+    for lit in [false, true] {
+        let mut tab = Tab::new();
+        tab.look(ms(0), &behind(&[("other", lit), ("bob", lit)]));
+        assert!(!tab.participant.is_next());
+        assert_eq!(tab.participant.look_in(ms(0), lit, true), Some(ms(500)));
+        assert_eq!(tab.participant.look_in(ms(480), lit, true), Some(ms(20)));
+    }
+    let mut tab = Tab::new();
+    let long = Waiting {
+        before: vec![("other".to_owned(), true), ("bob".to_owned(), true)],
+        ..look(4, IDLE)
+    };
+    tab.look(ms(0), &Outcome::Waiting(long));
+    let pace = tab.participant.look_in(ms(0), true, true);
+    assert_eq!(pace, Some(ms(500)), "it may have become shorter meanwhile");
+}
+
+#[test]
+fn whoever_hears_that_those_ahead_had_it_is_next() {
+    let mut tab = Tab::new();
+    tab.look(
+        ms(0),
+        &behind(&[("other", true), ("bob", true), ("eve", true)]),
+    );
+    for next in [false, true] {
+        tab.granted(ms(10), &moving_on());
+        assert_eq!(tab.participant.is_next(), next);
+    }
+    assert_eq!(tab.participant.look_in(ms(10), false, true), Some(ms(25)));
+    tab.look(ms(20), &behind(&[("bob", true), ("eve", true)]));
+    assert!(!tab.participant.is_next(), "the record says so");
+}
+
+#[test]
+fn whoever_stands_in_the_queue_and_has_nothing_new_to_say_only_reads() {
+    let ask = Ask {
+        request: 9,
+        join: true,
+        beacon: false,
+        fresh_epoch: 99,
+        wall: WALL,
+    };
+    let reads = |tab: &Tab, now| tab.participant.look(&tab.past, now, ask);
+    let tab = Tab::new();
+    assert_eq!(reads(&tab, ms(0)), None, "it does not stand there");
+    let mut tab = Tab::waiting();
+    let take = reads(&tab, ms(200)).expect("nothing is new");
+    assert_eq!((take.proof, take.at), (Proof::None, 200_000));
+    let take = reads(&tab, ms(900)).expect("what is ripe is looked at first");
+    assert!(matches!(take.proof, Proof::Unchanged(_)));
+    tab.participant.hide(true);
+    assert_eq!(reads(&tab, ms(200)), None, "it wants another length");
+    tab.participant.hide(false);
+    tab.granted(ms(210), &moving_on());
+    assert_eq!(
+        reads(&tab, ms(220)),
+        None,
+        "its stamp is for the next holder"
+    );
+    let mut tab = Tab::waiting();
+    tab.participant.died("other");
+    assert_eq!(reads(&tab, ms(220)), None, "it takes over");
+}
+
+#[test]
+fn a_look_is_heard_as_the_answer_to_a_take_is() {
+    let mut tab = Tab::waiting();
+    let ask = Ask {
+        request: 9,
+        join: true,
+        beacon: false,
+        fresh_epoch: 99,
+        wall: WALL,
+    };
+    let take = tab.participant.look(&tab.past, ms(300), ask).unwrap();
+    let seen = look(5, LEN);
+    let Tab {
+        participant, past, ..
+    } = &mut tab;
+    let looked = participant.looked(past, &take, ms(300), ms(310), &seen);
+    assert_eq!(looked, Taken::Busy);
+    assert_eq!(
+        participant.ripe_in(ms(310)),
+        Some(ms(500)),
+        "it was renewed"
+    );
+    participant.end(past);
+    let looked = participant.looked(past, &take, ms(300), ms(320), &seen);
+    assert_eq!(looked, Taken::Stale);
 }
 
 #[test]
 fn a_waiter_paces_itself_by_the_lease_in_the_record() {
     let mut tab = Tab::new();
     tab.look(ms(0), &waiting(4, IDLE));
-    assert_eq!(tab.participant.look_in(ms(0), false), Some(ms(250)));
+    assert_eq!(tab.participant.look_in(ms(0), false, false), Some(ms(250)));
 }
 
 #[test]
 fn a_waiter_looks_no_later_than_the_observation_is_ripe() {
     let mut tab = Tab::waiting();
-    assert_eq!(tab.participant.look_in(ms(480), true), Some(ms(20)));
-    assert_eq!(tab.participant.look_in(ms(600), true), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(480), true, false), Some(ms(20)));
+    assert_eq!(tab.participant.look_in(ms(600), true, false), Some(ms(0)));
     let crowd = vec![("other", true); 100];
     tab.look(ms(600), &behind(&crowd));
-    assert_eq!(tab.participant.look_in(ms(600), true), Some(ms(0)));
+    assert_eq!(tab.participant.look_in(ms(600), true, false), Some(ms(0)));
 }
 
 /// To somebody else, of the lease that [`Tab::waiting`] waits for.

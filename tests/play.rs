@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tab_lease::Config;
 use tab_lease::contender::{
-    Action, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, SendId, Timer,
+    Action, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, Seen, SendId, Timer,
 };
 use tab_lease::message::Message;
 use tab_lease::participant::{Now, Past};
-use tab_lease::rules::{self, Command, Outcome, Record};
+use tab_lease::rules::{self, Command, Outcome, Record, Take};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -29,6 +29,8 @@ struct Tab {
     suspended: bool,
     /// Sent and not yet applied, in order; applied, and not yet answered.
     outbox: Vec<(SendId, Command)>,
+    looks: Vec<(SendId, Take)>,
+    looked: Vec<(SendId, Take, Seen)>,
     answers: Vec<(SendId, Command, Option<Outcome>)>,
     steps_aside: Vec<LeaseId>,
     waiting: HashSet<CallId>,
@@ -36,6 +38,14 @@ struct Tab {
     tokens: HashMap<LeaseId, u64>,
     /// Leases of which nothing may be heard any more.
     over: HashSet<LeaseId>,
+}
+
+impl Tab {
+    /// Something is on its way to the store, or back.
+    fn is_busy(&self) -> bool {
+        let commands = self.outbox.len() + self.answers.len();
+        commands + self.looks.len() + self.looked.len() > 0
+    }
 }
 
 struct Play {
@@ -68,6 +78,8 @@ impl Play {
                 around,
                 suspended: false,
                 outbox: Vec::new(),
+                looks: Vec::new(),
+                looked: Vec::new(),
                 answers: Vec::new(),
                 steps_aside: Vec::new(),
                 waiting: HashSet::new(),
@@ -125,6 +137,7 @@ impl Play {
             fresh_request,
             lit: false,
             would_tell: &|_| false,
+            may_queue: true,
         };
         let mut actions = Vec::new();
         let Tab {
@@ -143,6 +156,12 @@ impl Play {
                         self.fail("a suspended tab sends");
                     }
                     self.tabs[tab].outbox.push((id, command));
+                }
+                Action::Look { id, take } => {
+                    if self.tabs[tab].suspended {
+                        self.fail("a suspended tab looks");
+                    }
+                    self.tabs[tab].looks.push((id, take));
                 }
                 Action::StepAside(lease) => self.tabs[tab].steps_aside.push(lease),
                 Action::LeaveBlindly(who) => {
@@ -228,6 +247,20 @@ impl Play {
 
     /// The oldest command of a tab reaches the store; its answer may get lost.
     fn land(&mut self, tab: usize, calm: bool) {
+        // Looks overtake commands, and are overtaken.
+        if !self.tabs[tab].looks.is_empty() && (calm || self.dice.bool()) {
+            let (id, take) = self.tabs[tab].looks.remove(0);
+            let command = Command::Take(take.clone());
+            let record = self.record.as_ref();
+            let seen = record.and_then(|record| rules::look(record, &command));
+            let seen = match (self.dice.u8(0..20), seen) {
+                (0, _) if !calm => Seen::Nothing,
+                (_, Some(Outcome::Waiting(waiting))) => Seen::Waiting(waiting),
+                _ => Seen::Change,
+            };
+            self.tell(|| format!("store: tab {tab} looks: {seen:?}"));
+            self.tabs[tab].looked.push((id, take, seen));
+        }
         if self.tabs[tab].outbox.is_empty() {
             return;
         }
@@ -317,6 +350,10 @@ impl Play {
     }
 
     fn hear_answer(&mut self, tab: usize) {
+        if !self.tabs[tab].looked.is_empty() {
+            let (id, take, seen) = self.tabs[tab].looked.remove(0);
+            self.feed(tab, Event::Looked { id, take, seen });
+        }
         if self.tabs[tab].answers.is_empty() {
             return;
         }
@@ -366,6 +403,7 @@ impl Play {
             fresh_request,
             lit: false,
             would_tell: &|_| false,
+            may_queue: true,
         };
         let mut actions = Vec::new();
         let Tab {
@@ -421,7 +459,7 @@ impl Play {
                 self.fail("somebody waits for ever");
             }
             for tab in 0..self.tabs.len() {
-                while !self.tabs[tab].outbox.is_empty() || !self.tabs[tab].answers.is_empty() {
+                while self.tabs[tab].is_busy() {
                     self.land(tab, true);
                     self.hear_answer(tab);
                 }
@@ -438,12 +476,11 @@ impl Play {
             let dues = self.tabs.iter().enumerate();
             let dues = dues.filter_map(|(tab, of)| Some((of.contender.due()?, tab)));
             if let Some(((at, timer), tab)) = dues.min() {
-                let busy = |tab: &Tab| !(tab.outbox.is_empty() && tab.answers.is_empty());
-                if !self.tabs.iter().any(busy) {
+                if !self.tabs.iter().any(Tab::is_busy) {
                     self.now = self.now.max(at);
                     self.feed(tab, Event::Fired(timer));
                 }
-            } else if !self.tabs.iter().any(|tab| !tab.outbox.is_empty()) {
+            } else if !self.tabs.iter().any(Tab::is_busy) {
                 self.now += ms(1);
             }
             self.check();

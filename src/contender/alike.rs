@@ -36,6 +36,7 @@ impl Hash for Contender {
             turns,
             calls,
             take,
+            changed,
             beacon,
             watched,
             keeping,
@@ -85,7 +86,7 @@ impl Hash for Contender {
         for Sent { id: _, at, leaves } in sent {
             (at, leaves).hash(state);
         }
-        (suspended, abandoned).hash(state);
+        (changed, suspended, abandoned).hash(state);
     }
 }
 

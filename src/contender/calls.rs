@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Action, CallId, Contender, Context, End, Patience, SendId, Sent, Timer};
+use super::{Action, CallId, Contender, Context, End, Patience, Seen, SendId, Sent, Timer};
 use crate::error::LossReason;
 use crate::message::Message;
 use crate::participant::{Ask, Now, Taken};
@@ -76,6 +76,11 @@ impl Call {
     /// Whether an answer to that take is one to this call.
     fn asked_before(&self, take: SendId) -> bool {
         matches!(self.step, Step::Asks(from) if from <= take)
+    }
+
+    /// It asks, and waits in the queue for the lock.
+    pub(super) fn wants_to_queue(&self) -> bool {
+        self.asks() && !self.tries()
     }
 
     fn tries(&self) -> bool {
@@ -191,10 +196,12 @@ impl Contender {
         if self.keeping.is_some() || self.suspended || under_way {
             return;
         }
-        if !self.calls.iter().any(Call::asks) || !self.knows_its_beacon(cx) {
+        let join = cx.at.may_queue && self.calls.iter().any(Call::wants_to_queue);
+        // Else it waits for a place.
+        let asks = |call: &Call| call.asks() && (join || call.tries());
+        if !self.calls.iter().any(asks) || !self.knows_its_beacon(cx) {
             return;
         }
-        let join = self.calls.iter().any(|call| call.asks() && !call.tries());
         let ask = Ask {
             request: cx.at.fresh_request,
             join,
@@ -202,11 +209,18 @@ impl Contender {
             fresh_epoch: cx.at.fresh_epoch,
             wall: cx.at.wall_ms,
         };
-        let take = self.participant.take(cx.past, cx.now(), ask);
-        let request = take.who.request;
-        let id = self.send(cx, Command::Take(take));
+        let changed = std::mem::take(&mut self.changed);
+        let look = self.participant.look(cx.past, cx.now(), ask);
+        let (id, request) = if let Some(take) = look.filter(|_| !changed) {
+            let request = take.who.request;
+            (self.send_look(cx, take), request)
+        } else {
+            let take = self.participant.take(cx.past, cx.now(), ask);
+            let request = take.who.request;
+            (self.send(cx, Command::Take(take)), request)
+        };
         self.take = Some((id, request));
-        if let Some(call) = self.calls.iter_mut().find(|call| call.asks()) {
+        if let Some(call) = self.calls.iter_mut().find(|call| asks(call)) {
             call.sent = Some(id);
         }
     }
@@ -233,19 +247,44 @@ impl Contender {
         self.take = self.take.filter(|(id, _)| *id != sent.id);
         let Some(outcome) = answer else {
             self.participant.failed(take);
-            // The others ask for themselves.
-            let id = sent.id;
-            if let Some(place) = self.calls.iter().position(|call| call.sent == Some(id)) {
-                let call = self.calls.remove(place);
-                settle(cx, call.id, End::StoreFailed(id));
-            }
-            return;
+            return self.ask_failed(cx, sent.id);
         };
         let (at, now) = (sent.at, cx.now());
-        match self.participant.taken(cx.past, take, at, now, &outcome) {
+        let taken = self.participant.taken(cx.past, take, at, now, &outcome);
+        self.has_asked(cx, sent, take, taken);
+    }
+
+    /// What came of a look.
+    pub(super) fn looked(&mut self, cx: &mut Context<'_>, id: SendId, take: &Take, seen: Seen) {
+        let Some(sent) = self.take_sent(id) else {
+            return;
+        };
+        self.take = self.take.filter(|(id, _)| *id != sent.id);
+        match seen {
+            Seen::Waiting(waiting) => {
+                let (at, now) = (sent.at, cx.now());
+                let looked = self.participant.looked(cx.past, take, at, now, &waiting);
+                self.has_asked(cx, sent, take, looked);
+            }
+            // Those who asked still do.
+            Seen::Change => self.changed = self.participant.is_asking(&take.who),
+            Seen::Nothing => self.ask_failed(cx, id),
+        }
+    }
+
+    /// The call that sent this is over; the others ask for themselves.
+    fn ask_failed(&mut self, cx: &mut Context<'_>, id: SendId) {
+        if let Some(place) = self.calls.iter().position(|call| call.sent == Some(id)) {
+            let call = self.calls.remove(place);
+            settle(cx, call.id, End::StoreFailed(id));
+        }
+    }
+
+    fn has_asked(&mut self, cx: &mut Context<'_>, sent: Sent, take: &Take, taken: Taken) {
+        match taken {
             Taken::Held(holding) => self.begin(cx, holding),
-            Taken::Busy => self.refused(cx, sent.id, false),
-            Taken::Late => self.refused(cx, sent.id, true),
+            Taken::Busy => self.refused(cx, sent.id, take, false),
+            Taken::Late => self.refused(cx, sent.id, take, true),
             Taken::Lost(quit) => self.lose(cx, LossReason::Superseded, quit),
             Taken::Ghost(quit) => _ = self.send(cx, quit),
             Taken::Confirmed | Taken::Stale => {}
@@ -254,7 +293,7 @@ impl Contender {
 
     /// The calls that asked before that take was sent have an answer: somebody else has the lease, or
     /// (`late`) it was over before it began.
-    fn refused(&mut self, cx: &mut Context<'_>, take: SendId, late: bool) {
+    fn refused(&mut self, cx: &mut Context<'_>, id: SendId, take: &Take, late: bool) {
         let want = self.participant.want().filter(|_| self.around.speaks);
         let suspect = self.participant.suspect().filter(|_| self.around.beacons);
         let told = suspect.is_some_and(|tab| (cx.at.would_tell)(tab));
@@ -264,7 +303,7 @@ impl Contender {
             late,
             may_change: suspect.is_some() || want.as_ref().is_some_and(|want| !want.queued),
             ripe_in: self.participant.ripe_in(cx.now()),
-            look_in: self.participant.look_in(cx.now(), told),
+            look_in: self.participant.look_in(cx.now(), told, self.around.speaks),
         };
         if let Some(want) = want.filter(|want| !want.queued || !self.calls.iter().all(Call::tries))
         {
@@ -272,7 +311,10 @@ impl Contender {
         }
         let mut calls = std::mem::take(&mut self.calls);
         calls.retain_mut(|call| {
-            let end = if call.asked_before(take) {
+            let end = if !take.join && call.wants_to_queue() {
+                // It was sent for those who only try.
+                None
+            } else if call.asked_before(id) {
                 self.refuse(call, &refusal)
             } else {
                 self.rest_on(call, &refusal);
@@ -338,6 +380,7 @@ impl Contender {
     pub(super) fn look(&mut self, now: Now) {
         let from = SendId(self.next_send);
         let first = self.due_at(Timer::Look).unwrap_or_default();
+        let look_in = self.participant.look_in(now, false, self.around.speaks);
         for call in &mut self.calls {
             let Step::Rests { since, pause } = call.step else {
                 continue;
@@ -347,11 +390,27 @@ impl Contender {
             }
             // No pause at all: there is a reason to ask now, and resting would spin.
             let moves = !pause.is_zero() && self.participant.is_moving(since, now);
-            call.step = if moves && matches!(call.patience, Patience::Until(_)) {
-                Step::Rests { since: now, pause }
+            if moves && matches!(call.patience, Patience::Until(_)) {
+                call.rest(now, pause, look_in);
             } else {
-                Step::Asks(from)
-            };
+                call.step = Step::Asks(from);
+            }
+        }
+    }
+
+    /// The lock has gone on: whoever is next by that looks as soon as the first in the queue does.
+    pub(super) fn hasten(&mut self, now: Now) {
+        if !self.participant.is_next() {
+            return;
+        }
+        let look_in = self.participant.look_in(now, false, self.around.speaks);
+        for call in &mut self.calls {
+            if let Step::Rests { since, pause } = call.step
+                && matches!(call.patience, Patience::Until(_))
+                && look_in.is_some_and(|soon| now + soon < since + pause)
+            {
+                call.rest(now, pause, look_in);
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 //!   one request, and one take at a time is on its way to the store.
 //! - **The lease**, from its first word to its last (`keeping.rs`): guards, renewals, lingering, release, and
 //!   the one place where a loss gets its reason.
+//! - **Places** ([`places`]): how many requests of one tab stand in the queue of one name.
 //! - **Timers** (`timers.rs`): derived from the two above, so nothing can be left set.
 //!
 //! # What holds after every event
@@ -22,6 +23,7 @@
 mod alike;
 mod calls;
 mod keeping;
+pub mod places;
 mod timers;
 
 pub use timers::Timer;
@@ -30,7 +32,7 @@ use crate::config::Config;
 use crate::error::LossReason;
 use crate::message::Message;
 use crate::participant::{Heard, Lens, Now, Participant, Past, Wanted};
-use crate::rules::{Command, Fence, Outcome, Requester};
+use crate::rules::{Command, Fence, Outcome, Requester, Take, Waiting};
 use crate::turns::Turns;
 use calls::{Beacon, Call};
 use keeping::{Keeping, Parting, Passing};
@@ -76,6 +78,8 @@ pub struct Moment<'a> {
     pub lit: bool,
     /// Whether the end of that tab would be told by a beacon.
     pub would_tell: &'a dyn Fn(&str) -> bool,
+    /// Whether a call may wait in the queue of the record, not only in the tab: see [`places`].
+    pub may_queue: bool,
 }
 
 /// What there is around a lock object, for as long as it lives.
@@ -118,6 +122,15 @@ pub enum Event {
         /// What the store said.
         answer: Option<Outcome>,
     },
+    /// What came of a look.
+    Looked {
+        /// Which one …
+        id: SendId,
+        /// … and for what it looked.
+        take: Take,
+        /// What there was to see.
+        seen: Seen,
+    },
     /// The store is being closed by somebody else.
     Closing,
     /// A message about this key.
@@ -149,6 +162,17 @@ pub enum Event {
     Look,
 }
 
+/// What a look into the store has shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Seen {
+    /// The lease is somebody else's, and nothing else was to be done.
+    Waiting(Waiting),
+    /// Something is to be done: the take has to be applied.
+    Change,
+    /// The store failed.
+    Nothing,
+}
+
 /// All that a lock object can do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -158,6 +182,13 @@ pub enum Action {
         id: SendId,
         /// What to send.
         command: Command,
+    },
+    /// Look whether this would change anything, and change nothing. It is answered by an [`Event::Looked`].
+    Look {
+        /// Names it in the answer.
+        id: SendId,
+        /// What may have to be sent.
+        take: Take,
     },
     /// Let whoever was told just now run first, then come back with [`Event::SteppedAside`].
     StepAside(LeaseId),
@@ -229,6 +260,8 @@ pub struct Contender {
     /// The latest take that is on its way, and its request. One of a request that has ended does not
     /// keep the next one waiting.
     take: Option<(SendId, u64)>,
+    /// A look has shown that the next take has to be applied.
+    changed: bool,
     beacon: Beacon,
     /// Whose beacon is watched.
     watched: Option<String>,
@@ -283,6 +316,7 @@ impl Contender {
             turns: Turns::default(),
             calls: Vec::new(),
             take: None,
+            changed: false,
             beacon: Beacon::Unknown,
             watched: None,
             keeping: None,
@@ -311,6 +345,7 @@ impl Contender {
                 command,
                 answer,
             } => self.answered(cx, id, &command, answer),
+            Event::Looked { id, take, seen } => self.looked(cx, id, &take, seen),
             Event::Closing => self.close(cx),
             Event::Heard(message) => self.heard(cx, message),
             Event::Died(tab) => self.died(cx, &tab),
@@ -406,6 +441,22 @@ impl Contender {
         id
     }
 
+    /// Looks whether that take would change anything. Not while the page is suspended.
+    fn send_look(&mut self, cx: &mut Context<'_>, take: Take) -> SendId {
+        let id = SendId(self.next_send);
+        self.next_send += 1;
+        let (at, leaves) = (cx.now(), false);
+        self.sent.push(Sent { id, at, leaves });
+        cx.act(Action::Look { id, take });
+        id
+    }
+
+    /// What was sent under that name, if it has not been answered.
+    fn take_sent(&mut self, id: SendId) -> Option<Sent> {
+        let place = self.sent.iter().position(|sent| sent.id == id)?;
+        Some(self.sent.swap_remove(place))
+    }
+
     fn answered(
         &mut self,
         cx: &mut Context<'_>,
@@ -413,10 +464,9 @@ impl Contender {
         command: &Command,
         answer: Option<Outcome>,
     ) {
-        let Some(place) = self.sent.iter().position(|sent| sent.id == id) else {
+        let Some(sent) = self.take_sent(id) else {
             return;
         };
-        let sent = self.sent.swap_remove(place);
         match command {
             Command::Take(take) => self.taken(cx, sent, take, answer),
             Command::Claim { .. } | Command::Renew { .. } => {
@@ -435,7 +485,7 @@ impl Contender {
             Message::Grant(grant) => match self.participant.granted(cx.past, cx.now(), &grant) {
                 Heard::Started(holding) => self.begin(cx, holding),
                 Heard::Ask => self.rouse(),
-                Heard::Ignored => {}
+                Heard::Ignored => self.hasten(cx.now()),
             },
             Message::Want(want) => match self.participant.wanted(cx.now(), &want) {
                 // What it saw is perhaps just being given up.

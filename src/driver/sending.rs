@@ -1,7 +1,7 @@
 //! Commands on their way to the store. What is due together leaves together.
 
 use super::Driver;
-use crate::contender::{Action, Event, SendId};
+use crate::contender::{Action, Event, Seen, SendId};
 use crate::guard::ObjectId;
 use crate::rules::{Command, Outcome};
 use crate::store::BackingStore;
@@ -12,6 +12,8 @@ pub(super) struct Parcel {
     id: SendId,
     key: String,
     command: Command,
+    /// It only looks: a take.
+    looks: bool,
 }
 
 /// How a command failed.
@@ -33,7 +35,7 @@ pub(super) fn is_take(action: &Action) -> bool {
 
 impl<S: BackingStore> Driver<S> {
     /// Keeps a command until all that is due has been decided.
-    pub(super) fn collect(&self, object: ObjectId, id: SendId, command: Command) {
+    pub(super) fn collect(&self, object: ObjectId, id: SendId, command: Command, looks: bool) {
         if let Some(key) = self.key_of(object) {
             let key = (*key).to_owned();
             self.core().outbox.push(Parcel {
@@ -41,23 +43,26 @@ impl<S: BackingStore> Driver<S> {
                 id,
                 key,
                 command,
+                looks,
             });
         }
     }
 
     /// Sends what was collected: together, if the store has a step for that, else side by side. Renewals go
-    /// by themselves: in a transaction of nothing else they need not wait for what is read.
+    /// by themselves: in a transaction of nothing else they need not wait for what is read. So do looks.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
-        if batch.len() == 1 || !self.store.batches() {
-            return batch
-                .into_iter()
-                .for_each(|parcel| self.send_together(vec![parcel]));
-        }
+        self.watch_closing();
+        let (looks, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|parcel| parcel.looks);
+        let together = self.store.batches();
         let renews = |parcel: &Parcel| matches!(parcel.command, Command::Renew { .. });
         let (renewals, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(renews);
-        for batch in [renewals, others] {
-            if !batch.is_empty() {
+        for batch in [renewals, others, looks] {
+            if together && !batch.is_empty() {
                 self.send_together(batch);
+            } else {
+                for parcel in batch {
+                    self.send_together(vec![parcel]);
+                }
             }
         }
     }
@@ -67,14 +72,18 @@ impl<S: BackingStore> Driver<S> {
             return;
         };
         spawner.spawn(async move {
-            let answers = if this.store.batches() {
-                let commands = batch.iter();
-                let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
-                this.store.apply_all(commands.collect()).await
+            let commands = batch.iter();
+            let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
+            let commands: Vec<_> = commands.collect();
+            let answers = if batch.iter().all(|parcel| parcel.looks) {
+                this.store.look_all(commands).await
+            } else if this.store.batches() {
+                let answers = this.store.apply_all(commands).await.into_iter();
+                answers.map(|answer| answer.map(Some)).collect()
             } else {
                 let mut answers = Vec::new();
-                for parcel in &batch {
-                    answers.push(this.store.apply(&parcel.key, parcel.command.clone()).await);
+                for (key, command) in commands {
+                    answers.push(this.store.apply(&key, command).await.map(Some));
                 }
                 answers
             };
@@ -82,7 +91,7 @@ impl<S: BackingStore> Driver<S> {
         });
     }
 
-    fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Outcome, S::Error>>) {
+    fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Option<Outcome>, S::Error>>) {
         for (parcel, answer) in batch.iter().zip(&answers) {
             trace(parcel, answer);
         }
@@ -92,19 +101,32 @@ impl<S: BackingStore> Driver<S> {
                 object,
                 id,
                 command,
+                looks,
                 ..
             } = parcel;
             let answer = match answer {
-                Ok(outcome) => Some(outcome),
+                // A look that has to be followed by the take.
+                Ok(None) => None,
+                Ok(answer) => Some(answer),
                 Err(error) => {
                     core.failed.push(Failure { object, id, error });
-                    None
+                    Some(None)
                 }
             };
-            let event = Event::Answer {
-                id,
-                command,
-                answer,
+            let event = match (command, answer) {
+                (Command::Take(take), answer) if looks => {
+                    let seen = match answer {
+                        None => Seen::Change,
+                        Some(Some(Outcome::Waiting(waiting))) => Seen::Waiting(waiting),
+                        Some(_) => Seen::Nothing,
+                    };
+                    Event::Looked { id, take, seen }
+                }
+                (command, answer) => Event::Answer {
+                    id,
+                    command,
+                    answer: answer.flatten(),
+                },
             };
             core.events.push((object, event));
         }
@@ -113,11 +135,14 @@ impl<S: BackingStore> Driver<S> {
     }
 }
 
-fn trace<E: std::error::Error>(parcel: &Parcel, answer: &Result<Outcome, E>) {
+fn trace<E: std::error::Error>(parcel: &Parcel, answer: &Result<Option<Outcome>, E>) {
     let key = &*parcel.key;
     match (&parcel.command, answer) {
-        (Command::Take(_), Ok(Outcome::Waiting(_))) => tracing::trace!(key, "lock busy"),
-        (Command::Renew { token, .. } | Command::Claim { token, .. }, Ok(Outcome::Held(_))) => {
+        (Command::Take(_), Ok(Some(Outcome::Waiting(_)))) => tracing::trace!(key, "lock busy"),
+        (
+            Command::Renew { token, .. } | Command::Claim { token, .. },
+            Ok(Some(Outcome::Held(_))),
+        ) => {
             tracing::trace!(key, token, "lease renewed");
         }
         (Command::Renew { .. } | Command::Claim { .. }, Err(error)) => {

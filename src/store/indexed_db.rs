@@ -595,13 +595,21 @@ impl BackingStore for IndexedDbStore {
         batch: Vec<(String, Command)>,
     ) -> Vec<Result<Outcome, IndexedDbError>> {
         let renews = |(_, command): &(String, Command)| matches!(command, Command::Renew { len, .. } if *len > 0);
-        let renewals = batch.iter().all(renews);
-        let answers = self.bounded(async |db| match renewals {
-            true => self.shared.renew(db, &batch).await,
-            false => self.shared.transact(db, &batch).await,
-        });
-        let answers = answers.await;
-        answers.unwrap_or_else(|error| vec![Err(error); batch.len()])
+        let work = match batch.iter().all(renews) {
+            true => Work::Renew,
+            false => Work::Apply,
+        };
+        let answers = self.work(work, batch).await.into_iter();
+        let answers = answers.map(|answer| answer?.ok_or(IndexedDbError::Stalled));
+        answers.collect()
+    }
+
+    /// One readonly transaction for all.
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, IndexedDbError>> {
+        self.work(Work::Look, batch).await
     }
 
     fn batches(&self) -> bool {
@@ -633,8 +641,34 @@ impl BackingStore for IndexedDbStore {
     }
 }
 
-/// What became of each command of a transaction that did not fail.
-type Answers = Result<Vec<Result<Outcome, IndexedDbError>>, IndexedDbError>;
+/// What became of each command of a transaction that did not fail. Nothing, of one that has only been looked at
+/// and has to be applied.
+type Answers = Result<Vec<Result<Option<Outcome>, IndexedDbError>>, IndexedDbError>;
+
+/// What to do with commands in a transaction.
+#[derive(Clone, Copy)]
+enum Work {
+    Renew,
+    Apply,
+    Look,
+}
+
+impl IndexedDbStore {
+    /// One way for all kinds, so that the code around it is not repeated.
+    async fn work(
+        &self,
+        work: Work,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, IndexedDbError>> {
+        let answers = self.bounded(async |db| match work {
+            Work::Renew => self.shared.renew(db, &batch).await,
+            Work::Apply => self.shared.transact(db, &batch).await,
+            Work::Look => self.shared.look(db, &batch).await,
+        });
+        let answers = answers.await;
+        answers.unwrap_or_else(|error| vec![Err(error); batch.len()])
+    }
+}
 
 impl Shared {
     /// Somebody else closes the database: all leases in it end.
@@ -715,7 +749,7 @@ impl Shared {
                 match self.step(&store, key, command, found, &mut written).await {
                     // The transaction has failed, not one record.
                     Err(error @ IndexedDbError::Failed(_)) => return Err(error),
-                    answer => answer,
+                    answer => answer.map(Some),
                 },
             );
         }
@@ -723,6 +757,41 @@ impl Shared {
             open.commit().await?;
         }
         Ok(answers)
+    }
+
+    /// Takes that perhaps need not be applied. A record that cannot be read is for [`Shared::step`] to report.
+    async fn look(&self, db: &IdbDatabase, batch: &[(String, Command)]) -> Answers {
+        let mut open = Open::new(self, begin(db, &self.object_store, "readonly")?);
+        let store = open.tx.object_store(&self.object_store).map_err(failed)?;
+        // All are asked for before the first is answered, and so are the notes: two turns, not two each.
+        let mut found = Vec::with_capacity(batch.len());
+        for (key, _) in batch {
+            found.push(store.get(&key.as_str().into()).map_err(failed)?);
+        }
+        let mut seen = Vec::with_capacity(batch.len());
+        for ((key, _), found) in batch.iter().zip(found) {
+            let record = decode(result(&found).await.map_err(failed)?).ok();
+            let holder = record.as_ref().and_then(|record| record.holder.as_ref());
+            let note = holder.map(|holder| store.get(&note_key(key, holder)));
+            seen.push((record, note.transpose().map_err(failed)?));
+        }
+        let mut looks = Vec::with_capacity(batch.len());
+        for ((_, command), (record, note)) in batch.iter().zip(seen) {
+            let note = match note {
+                Some(note) => result(&note).await.map_err(failed)?,
+                None => JsValue::UNDEFINED,
+            };
+            let record = match (record, note.is_undefined()) {
+                (Some(record), false) => decode_note(note)
+                    .ok()
+                    .map(|n| rules::with_note(&record, &n)),
+                (record, _) => record,
+            };
+            looks.push(Ok(record.and_then(|record| rules::look(&record, command))));
+        }
+        // There is nothing to be committed.
+        open.done = true;
+        Ok(looks)
     }
 
     /// One command, on the record as it was found.
@@ -810,7 +879,7 @@ impl Shared {
                 true => Ok(None),
                 false => decode(found).map(Some),
             };
-            answers.push(record.map(|record| rules::apply(record.as_ref(), command).1));
+            answers.push(record.map(|record| Some(rules::apply(record.as_ref(), command).1)));
         }
         Ok(answers)
     }

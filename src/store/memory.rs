@@ -73,6 +73,15 @@ impl BackingStore for MemoryStore {
         Ok(outcome)
     }
 
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Infallible>> {
+        let records = self.lock();
+        let look = |(key, command): &(String, Command)| rules::look(records.get(key)?, command);
+        batch.iter().map(|looks| Ok(look(looks))).collect()
+    }
+
     fn leave(&self, key: &str, who: &Requester) {
         let mut records = self.lock();
         let quit = Command::Quit { who: who.clone() };

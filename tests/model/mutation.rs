@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tab_lease::contender::{Action as Act, Event};
+use tab_lease::contender::{Action as Act, Event, Seen};
 use tab_lease::message::Message;
 use tab_lease::participant::{Grant, Now};
 use tab_lease::rules::{
@@ -153,6 +153,22 @@ pub enum Mutation {
     QueuedLengthShrinks,
     /// A take that is late makes the lease shorter.
     RetakeShortens,
+
+    // ---- Places ----
+    /// A tab has as many requests in the queue as it has calls.
+    PlacesUnbounded,
+    /// Whoever waits in the tab is not told that a place is free.
+    PlaceNotTold,
+    /// A call takes a free place before one that has waited for it.
+    OvertakesInTheTab,
+    /// A lock object keeps its place for as long as it holds.
+    PlaceKept,
+
+    // ---- Looks ----
+    /// A look shows that something is to be done, and nobody hears it.
+    ChangeNotHeard,
+    /// A look shows a lease that is the asker's as another's.
+    LooksAway,
 
     // ---- The contender, and its driver ----
     /// What has expired is told some time, not before all else.
@@ -442,6 +458,7 @@ impl Mutation {
             Event::Fired(tab_lease::contender::Timer::Deadline) => self == Self::DeadlineNotHeard,
             Event::Leave(_) => self == Self::LeaveNotHeard,
             Event::GuardDropped(_) => self == Self::DropNotHeard,
+            Event::Looked { seen, .. } => self == Self::ChangeNotHeard && *seen == Seen::Change,
             _ => false,
         }
     }

@@ -1,7 +1,7 @@
 //! Progress: what must come of a world in which nothing goes wrong any more.
 
 use tab_lease::contender::Timer;
-use tab_lease::rules::{Command, Record};
+use tab_lease::rules::Record;
 
 use crate::mutation::Mutation;
 use crate::world::{Action, Budget, Deed, Life, Locks, State, Tab, Waits, World, tab_name};
@@ -110,7 +110,6 @@ impl World {
     /// Sends a take, if none is on its way. A pause may be over twice: whoever has heard that the lock moves
     /// on rests again.
     fn ask(&self, state: &mut State, i: usize) {
-        let takes = |command: &Command| matches!(command, Command::Take(_));
         if state.tabs[i].callers.is_empty() {
             let waits = self.kinds[i].calls.first().copied();
             let waits = waits.filter(|waits| *waits == Waits::Not);
@@ -118,7 +117,7 @@ impl World {
         }
         for timer in [Timer::Look, Timer::Look, Timer::Reply, Timer::Beacon] {
             let is_set = state.tabs[i].contender.due_at(timer).is_some();
-            if is_set && !state.tabs[i].awaits(takes) {
+            if is_set && !state.tabs[i].asks() {
                 self.act(state, i, Deed::Fire(timer));
             }
         }

@@ -6,7 +6,7 @@ use tab_lease::contender::Timer;
 use tab_lease::rules::Command;
 
 use crate::faults::STALE;
-use crate::world::{Lease, Life, State, World};
+use crate::world::{Lease, Life, State, World, tab_name};
 
 /// Every world must show this, or it shows nothing.
 pub const SOMEBODY_ELSE: &str = "the lock goes from one tab to another";
@@ -28,6 +28,8 @@ pub const LIVELY: &str = "a tab that runs has forgotten nothing";
 pub const DEADLINE: &str = "every call has its deadline set";
 /// Worlds in which somebody only tries must show this, if they can.
 pub const SERVED: &str = "a lease that nobody uses is given up for a try";
+/// However many calls a tab has.
+pub const BOUNDED: &str = "a tab has no more requests in the queue than places";
 pub const SOUND: &str = "the record is sound";
 
 pub fn all() -> Vec<Property<World>> {
@@ -44,6 +46,7 @@ pub fn all() -> Vec<Property<World>> {
         }),
         Property::always(LIVELY, lively),
         Property::always(DEADLINE, deadline),
+        Property::always(BOUNDED, bounded),
         Property::sometimes(SERVED, |_, s: &State| s.served),
         Property::sometimes(SOMEBODY_ELSE, |_, s: &State| {
             s.started.is_some_and(|started| started.tab != 0)
@@ -88,21 +91,36 @@ fn told(world: &World, state: &State) -> bool {
     })
 }
 
-/// Nothing waits that nothing will wake: neither a timer nor an answer.
-fn lively(_: &World, state: &State) -> bool {
-    let runs = |tab: &&crate::world::Tab| tab.life == Life::Awake && !tab.suspended;
-    state.tabs.iter().filter(runs).all(|tab| {
+/// Nothing waits that nothing will wake: neither a timer nor an answer, nor a place that becomes free.
+fn lively(world: &World, state: &State) -> bool {
+    (0..state.tabs.len()).all(|i| {
+        let tab = &state.tabs[i];
+        if tab.life != Life::Awake || tab.suspended {
+            return true;
+        }
         let set = |timer| tab.contender.due_at(timer).is_some();
-        let takes = tab.awaits(|command| matches!(command, Command::Take(_)));
+        let takes = tab.asks();
         let looks = set(Timer::Look) || set(Timer::Reply) || set(Timer::Beacon);
+        let in_the_tab =
+            tab.contender.standing().waits.is_some() && world.moves_up(state, i) != Some(i);
         let renews = tab.awaits(|c| matches!(c, Command::Renew { .. } | Command::Claim { .. }));
         let passes = tab.awaits(|command| matches!(command, Command::Pass { .. }));
         let unclaimed = tab.contender.participant().is_unclaimed();
-        (tab.callers.is_empty() || takes || looks)
+        (tab.callers.is_empty() || takes || looks || in_the_tab)
             && (tab.lease.is_none() || renews || set(Timer::Beat) || tab.aside.is_some())
             && (tab.lease.is_none() || tab.guards > 0 || set(Timer::Linger) || unclaimed)
             && (tab.passing.is_none() || passes || set(Timer::Pass))
     })
+}
+
+/// Where commands keep their order: else a take may overtake the quit of the one before.
+fn bounded(world: &World, state: &State) -> bool {
+    let queue = state.record.iter().flat_map(|record| &record.queue);
+    !world.fifo
+        || world.kinds.iter().all(|kind| {
+            let tab = tab_name(kind.tab);
+            queue.clone().filter(|w| w.who.tab == tab).count() <= world.places
+        })
 }
 
 fn deadline(world: &World, state: &State) -> bool {

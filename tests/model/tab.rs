@@ -5,13 +5,15 @@
 
 use tab_lease::Config;
 use tab_lease::LossReason;
+use tab_lease::contender::places::{self, Standing};
 use tab_lease::contender::{
-    Action as Act, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, SendId, Timer,
+    Action as Act, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, Seen, SendId,
+    Timer,
 };
 use tab_lease::evidence::{Evidence, Manager, Word};
 use tab_lease::message::Message;
 use tab_lease::participant::{Now, Past, Want};
-use tab_lease::rules::{Command, Outcome, Proof, Requester};
+use tab_lease::rules::{Command, Outcome, Proof, Requester, Take};
 use tab_lease::turns::PATIENCE_MS;
 
 use crate::mutation::Mutation;
@@ -102,7 +104,7 @@ impl World {
     }
 
     /// The lock objects of the same tab.
-    fn mates(&self, i: usize) -> Vec<usize> {
+    pub fn mates(&self, i: usize) -> Vec<usize> {
         let all = 0..self.kinds.len();
         all.filter(|j| self.kinds[*j].tab == self.kinds[i].tab)
             .collect()
@@ -114,13 +116,72 @@ impl World {
     }
 
     fn handle_at(&self, state: &mut State, i: usize, now: Now, event: Event) {
+        let before = state.tabs[i].contender.standing();
         if self.mutation.is_none() {
             let out = self.decide(state, i, now, |contender, past, at, out| {
                 contender.handle(past, at, event.clone(), out);
             });
-            return self.follow(state, i, &event, out.1);
+            self.follow(state, i, &event, out.1);
+        } else {
+            self.handle_wrongly(state, i, now, event);
         }
-        self.handle_wrongly(state, i, now, event);
+        let after = state.tabs[i].contender.standing();
+        if after != before {
+            self.check_turn(state, i, before, after);
+            self.move_up(state, i);
+        }
+    }
+
+    // ---- Places ---------------------------------------------------------------------------------
+
+    /// What the lock objects of that one's tab have to do with its places.
+    pub fn standings(&self, state: &State, i: usize) -> Vec<(usize, Standing)> {
+        let standing = |j: usize| {
+            let mut standing = state.tabs[j].contender.standing();
+            if self.mutated(Mutation::PlaceKept) {
+                standing.queues |= state.tabs[j].lease.is_some();
+            }
+            (j, standing)
+        };
+        self.mates(i).into_iter().map(standing).collect()
+    }
+
+    fn may_queue(&self, state: &State, i: usize) -> bool {
+        let all = self.standings(state, i);
+        let mine = state.tabs[i].contender.standing();
+        let others = all.into_iter().filter(|(j, _)| *j != i);
+        let others = others.map(|(_, standing)| Standing {
+            waits: standing
+                .waits
+                .filter(|_| !self.mutated(Mutation::OvertakesInTheTab)),
+            ..standing
+        });
+        places::may_queue(self.places, mine, others) || self.mutated(Mutation::PlacesUnbounded)
+    }
+
+    /// Who of that tab takes a place now.
+    pub fn moves_up(&self, state: &State, i: usize) -> Option<usize> {
+        let all = self.standings(state, i);
+        let next = places::moves_up(self.places, all.iter().map(|(_, standing)| *standing));
+        next.map(|n| all[n].0)
+    }
+
+    fn move_up(&self, state: &mut State, i: usize) {
+        let next = self.moves_up(state, i);
+        if let Some(next) = next.filter(|_| !self.mutated(Mutation::PlaceNotTold)) {
+            self.handle(state, next, Event::Look);
+        }
+    }
+
+    /// Of one tab, whoever came first goes into the queue first.
+    fn check_turn(&self, state: &mut State, i: usize, before: Standing, after: Standing) {
+        let first = |j: &usize| state.tabs[*j].contender.standing().waits;
+        let mut others = self.mates(i).into_iter().filter(|j| *j != i);
+        let mine = state.tabs[i].callers.iter().map(|caller| caller.id).min();
+        let moved_up = after.queues && !before.queues;
+        if moved_up && others.any(|j| first(&j).is_some_and(|other| Some(other) < mine)) {
+            state.fault = Some("a call went into the queue before one that came first");
+        }
     }
 
     /// Lets a contender decide something.
@@ -135,6 +196,7 @@ impl World {
         // Request ids are unique within a tab, whichever of its lock objects makes them.
         let fresh_request = 1 + i as u64 + 10 * state.tabs[i].requests;
         let fresh_epoch = self.fresh_epoch(state, fresh_request);
+        let may_queue = self.may_queue(state, i);
         let kind = &self.kinds[i];
         let Tab {
             contender,
@@ -149,6 +211,7 @@ impl World {
             fresh_request,
             lit: kind.beacon,
             would_tell: &|tab| evidence.has_seen(tab),
+            may_queue,
         };
         let mut out = Vec::new();
         let decided = decide(contender, &mut state.pasts[kind.tab], at, &mut out);
@@ -174,6 +237,7 @@ impl World {
             fresh_request: u64::MAX,
             lit: self.kinds[i].beacon,
             would_tell: &|_| false,
+            may_queue: self.may_queue(state, i),
         };
         let mut out = Vec::new();
         contender.handle(&mut past, at, event, &mut out);
@@ -260,7 +324,7 @@ impl World {
         let answers = match &act {
             Act::Post(Message::Grant(grant)) => grant.granted,
             Act::Post(Message::Reply { .. }) => true,
-            act => !matches!(act, Act::Send { .. } | Act::Post(_)),
+            act => !matches!(act, Act::Send { .. } | Act::Look { .. } | Act::Post(_)),
         };
         let stopping = matches!(event, Event::Suspended(true));
         if state.tabs[i].suspended && !stopping && !answers {
@@ -268,6 +332,7 @@ impl World {
         }
         match act {
             Act::Send { id, command } => self.send(state, i, id, What::Command(command)),
+            Act::Look { id, take } => self.send(state, i, id, What::Look(take)),
             Act::StepAside(lease) => state.tabs[i].aside = Some(lease),
             Act::LeaveBlindly(who) => self.quit_blindly(state, i, who),
             Act::Post(message) => {
@@ -462,8 +527,12 @@ impl World {
         };
         let tab = &mut state.tabs[i];
         let late = tab.lease.is_some() && tab.contender.participant().is_wanted();
-        // Calls that came before this one have lower numbers.
-        let number = 10 * (tab.called + tab.callers.len()) + tab.callers.len();
+        // Calls that came before this one, also to other lock objects of the tab, have lower numbers.
+        let mates = self.mates(i);
+        let called: usize = mates.iter().map(|j| state.tabs[*j].called).sum();
+        let callers: usize = mates.iter().map(|j| state.tabs[*j].callers.len()).sum();
+        let number = 100 * called + callers;
+        let tab = &mut state.tabs[i];
         let id = CallId(number as u64);
         let since = if late || matches!(waits, Waits::For(_)) {
             now
@@ -535,6 +604,7 @@ impl World {
         let Answer { to, outcome, .. } = state.tabs[i].inbox.remove(k);
         match to.what.clone() {
             What::Command(command) => self.answered(state, i, &to, &command, outcome),
+            What::Look(take) => self.looked(state, i, &to, take, outcome),
             What::Write(lease, _) => match outcome {
                 Some(Outcome::Refused) => {
                     self.feed(state, i, Event::FenceRefused(lease.clone()));
@@ -619,6 +689,25 @@ impl World {
         }
     }
 
+    fn looked(&self, state: &mut State, i: usize, to: &Sent, take: Take, outcome: Option<Outcome>) {
+        let (mut answer, mut now) = (outcome, self.clock(state, i));
+        if let Some(mutation) = self.mutation {
+            let command = Command::Take(take.clone());
+            mutation.answering(&command, to.at, &mut now, &mut answer, self.len(i));
+            if mutation.swallows(&command, &answer) {
+                return;
+            }
+        }
+        self.expire(state, i);
+        let seen = match answer {
+            Some(Outcome::Waiting(waiting)) => Seen::Waiting(waiting),
+            Some(_) => Seen::Change,
+            None => Seen::Nothing,
+        };
+        let id = to.id;
+        self.handle_at(state, i, now, Event::Looked { id, take, seen });
+    }
+
     /// The store has said that this lease is over.
     fn must_be_told(&self, state: &mut State, i: usize, token: u64) {
         if state.tabs[i].lease.is_some_and(|l| l.token == token) {
@@ -632,7 +721,7 @@ impl World {
             let of = match what {
                 What::Command(Command::Renew { who, .. } | Command::Claim { who, .. }) => who,
                 What::Write(lease, _) | What::Over(lease) => &lease.who,
-                What::Command(_) => return false,
+                What::Command(_) | What::Look(_) => return false,
             };
             tab.contender.lease() != Some(LeaseId(of.request))
         };

@@ -25,7 +25,7 @@ use tab_lease::contender::{Action as Act, CallId, Contender, Event, LeaseId, Sen
 use tab_lease::evidence::{Evidence, Word};
 use tab_lease::message::Message;
 use tab_lease::participant::{Grant, Now, Past};
-use tab_lease::rules::{self, Command, Fence, Fenced, Outcome, Record, Requester};
+use tab_lease::rules::{self, Command, Fence, Fenced, Outcome, Record, Requester, Take, Waiting};
 
 use crate::faults::{commit, fault_of_answer, fault_of_hands};
 use crate::mutation::Mutation;
@@ -146,6 +146,8 @@ pub struct World {
     pub half_asleep: bool,
     /// Messages reach all who contend.
     pub complete: bool,
+    /// How many requests of a tab stand in the queue at most.
+    pub places: usize,
     pub locks: Locks,
     pub mutation: Option<Mutation>,
 }
@@ -161,6 +163,8 @@ pub enum Life {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     Command(Command),
+    /// Whether this would change anything. Its answer is [`Outcome::Waiting`] or [`CHANGE`].
+    Look(Take),
     /// A write in a fenced transaction of the application's, and until when its lease was good. Its
     /// answer is [`PASSED`] or [`Outcome::Refused`].
     Write(Fence, Now),
@@ -170,6 +174,9 @@ pub enum What {
 
 /// The check of a fenced transaction has passed.
 pub const PASSED: Outcome = Outcome::Gone { granted: None };
+
+/// A look has shown that the take has to be applied.
+pub const CHANGE: Outcome = Outcome::Refused;
 
 /// On its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -546,9 +553,7 @@ impl World {
                 Timer::Linger => self.lingers && !self.mutated(Mutation::LingerNeverEnds),
                 Timer::Pass => passes,
                 // Or takes without end are on their way.
-                Timer::Look if self.mutated(Mutation::OwnTakeForgotten) => {
-                    !state.tabs[i].awaits(|command| matches!(command, Command::Take(_)))
-                }
+                Timer::Look if self.mutated(Mutation::OwnTakeForgotten) => !state.tabs[i].asks(),
                 Timer::Look | Timer::Reply | Timer::Beacon | Timer::Deadline => true,
             }
     }
@@ -710,6 +715,7 @@ impl World {
         state.forget_order(i);
         let outcome = match &sent.what {
             What::Command(command) => self.apply_command(state, command),
+            What::Look(take) => self.look(state, take),
             What::Write(lease, until) => self.begin_write(state, i, lease, *until),
             What::Over(_) => return,
         };
@@ -736,6 +742,28 @@ impl World {
         state.record = write.or(state.record.take());
         state.fault = fault_of_answer(state.record.as_ref(), command, &outcome).or(state.fault);
         outcome
+    }
+
+    /// What a look shows. It changes nothing.
+    fn look(&self, state: &State, take: &Take) -> Outcome {
+        let Some(record) = &state.record else {
+            return CHANGE;
+        };
+        if self.mutated(Mutation::LooksAway) && record.holder.as_ref() == Some(&take.who) {
+            return Outcome::Waiting(Waiting {
+                sighting: record.sighting(),
+                len: record.len,
+                holder: take.who.clone(),
+                before: vec![(take.who.tab.clone(), record.beacon)],
+                queued: true,
+            });
+        }
+        let command = Command::Take(take.clone());
+        let applied = match self.mutation {
+            None => rules::apply(Some(record), &command),
+            Some(mutation) => mutation.apply(Some(record), &command, self.wall(state)),
+        };
+        rules::unchanged(record, &command, applied).unwrap_or(CHANGE)
     }
 
     fn begin_write(&self, state: &mut State, i: usize, lease: &Fence, until: Now) -> Outcome {
@@ -939,7 +967,7 @@ pub fn is_take(sent: &Sent) -> bool {
 }
 
 fn is_command(sent: &Sent) -> bool {
-    matches!(sent.what, What::Command(_))
+    matches!(sent.what, What::Command(_) | What::Look(_))
 }
 
 impl State {
@@ -968,6 +996,14 @@ impl Tab {
                 What::Command(command) => what(command),
                 _ => false,
             })
+    }
+
+    /// Whether it will hear what came of a take, or of a look.
+    pub fn asks(&self) -> bool {
+        let looks = |sent: &Sent| matches!(sent.what, What::Look(_)) && sent.awaited;
+        self.awaits(|command| matches!(command, Command::Take(_)))
+            || self.outbox.iter().any(looks)
+            || self.inbox.iter().any(|answer| looks(&answer.to))
     }
 
     pub fn answer(&mut self, to: Sent, outcome: Option<Outcome>) {

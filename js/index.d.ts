@@ -2,8 +2,8 @@
  * Cross-tab locks on leases kept in IndexedDB: exclusive among all tabs and workers of an origin,
  * fenced by a token, and released by themselves when a tab crashes or hangs.
  *
- * Nothing needs to be initialised: the first call loads the wasm. `tab-lease` (and `tab-lease/inline`, which is
- * the same) brings it along as text. `tab-lease/lean` fetches it as a file.
+ * Nothing needs to be initialised: the first call loads the wasm. `tab-lease` (and `tab-lease/inline`, which
+ * is the same) brings it along as text. `tab-lease/lean` fetches it as a file.
  *
  * @example
  * const lease = await acquire("inbox", { timeout: 5_000 });
@@ -103,10 +103,10 @@ export interface Lease<Transaction = IDBTransaction> extends ReleasedByUsing {
    */
   readonly signal: AbortSignal;
   /**
-   * Fences a readwrite transaction of the database that this lease is in (see {@link LocksSettings.database}),
-   * whose scope includes the lease store ({@link LEASE_STORE}, or the name that was given). Unless the lease is current when the transaction runs, the
-   * transaction aborts, with everything that was and will be asked of it: a tab that slept through its lease
-   * writes nothing.
+   * Fences a readwrite transaction of the database that this lease is in
+   * (see {@link LocksSettings.database}). Its scope must include the lease store ({@link LEASE_STORE}, or the
+   * name that was given). Unless the lease is current when the transaction runs, the transaction aborts, with
+   * everything that was and will be asked of it: a tab that slept through its lease writes nothing.
    *
    * The check is a request of its own, and does not have to be waited for. A `commit()` waits for it.
    *
@@ -197,8 +197,8 @@ export interface LocksSettings {
    * handlers are not touched, and once it is closed calls fail with `STORE_CLOSED`.
    *
    * A store of that name that is not a lease store is a `TypeError`. Where a Dexie schema made it without
-   * the mark (see {@link LEASE_SCHEMA}), the first call reads what is in it, and rejects with that `TypeError`
-   * unless all of it is leases.
+   * the mark (see {@link LEASE_SCHEMA}), the first call reads what is in it, and rejects with that
+   * `TypeError` unless all of it is leases.
    */
   database?: string | AnyDatabase;
   /**
@@ -222,21 +222,29 @@ export interface LocksSettings {
    * are late.
    */
   leaseMs?: number;
-  /** How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */
+  /**
+   * How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of
+   * `leaseMs`.
+   */
   heartbeatMs?: number;
-  /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
+  /**
+   * How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default:
+   * 10 000.
+   */
   storeTimeoutMs?: number;
   /** Where these locks load the wasm from, if none is loaded yet. Default: what {@link setWasm} was given. */
   wasm?: WasmSource;
 }
 
 /**
- * What the wasm can be loaded from: the URL of `tab_lease_bg.wasm` (a string is relative to the page), a response
- * to a request for it, its bytes, or a compiled module. It must be of the same version of the package.
+ * What the wasm can be loaded from: the URL of `tab_lease_bg.wasm` (a string is relative to the page), a
+ * response to a request for it, its bytes, or a compiled module. It must be of the same version of the
+ * package.
  */
 export type WasmSource = WasmInput | PromiseLike<WasmInput>;
 /** See {@link WasmSource}. (`object`, because the platform's declaration of a module is one of anything.) */
-export type WasmInput = string | URL | Response | ArrayBuffer | ArrayBufferView | (WebAssembly.Module & object);
+export type WasmInput =
+  string | URL | Response | ArrayBuffer | ArrayBufferView | (WebAssembly.Module & object);
 
 /** Locks with settings of their own. */
 export interface Locks<Transaction = IDBTransaction> {
@@ -259,9 +267,9 @@ export interface Locks<Transaction = IDBTransaction> {
 /**
  * Waits until this tab holds the lock.
  *
- * Calls of one tab share the lock. While another tab waits for it, a new call is held back until the lock has
- * been there; for 250 ms at first, and twice as long whenever that has run out while the same tab waits, up to
- * 32 000 ms. Code under the lock that takes it again passes `within`, and is not held back.
+ * Calls of one tab share the lock. While another tab waits for it, a new call is held back until the lock
+ * has been there; for 250 ms at first, and twice as long whenever that has run out while the same tab waits,
+ * up to 32 000 ms. Code under the lock that takes it again passes `within`, and is not held back.
  *
  * @param name any string but the empty one.
  * @throws {TimeoutError} the `timeout` is over.
@@ -277,9 +285,9 @@ export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
  * Takes the lock if it is free, or held by this tab already and wanted by no other. Never waits for another
  * holder. In a page that is prerendered, and that nobody has opened yet, the answer is `null`.
  *
- * The lock of a tab that crashed is taken over at once where there are Web Locks, if this tab has met that tab
- * while it lived. Else its lease counts as held until it was seen to stand still for its whole length, so try
- * again after that.
+ * The lock of a tab that crashed is taken over at once where there are Web Locks, if this tab has met that
+ * tab while it lived. Else its lease counts as held until it was seen to stand still for its whole length,
+ * so try again after that.
  *
  * @returns the lease, or `null` if another tab holds it, or waits for it.
  * @throws as {@link acquire}, without the timeout.
@@ -293,8 +301,8 @@ export function tryAcquire(name: string, options?: TryOptions): Promise<Lease | 
  * Runs `callback` while holding the lock, and releases it however the callback ends.
  *
  * What the lock protects must be where the next holder sees it at once, and each write must be awaited:
- * IndexedDB, the Cache API, files or a server. Not `localStorage` or `document.cookie`: what a tab writes there
- * reaches other tabs late, under any lock.
+ * IndexedDB, the Cache API, files or a server. Not `localStorage` or `document.cookie`: what a tab writes
+ * there reaches other tabs late, under any lock.
  *
  * @returns what the callback returned.
  * @throws what the callback threw; else {@link LeaseLostError}, if the lease was lost before the
@@ -332,7 +340,8 @@ export function query(): Promise<LockManagerSnapshot>;
  * const locks = createLocks({ leaseMs: 5_000, holder: "editor" });
  * const lease = await locks.acquire("document 7");
  * @example
- * const locks = createLocks<IDBPTransaction<Notes, string[], "readwrite">>({ database: await openDB<Notes>("app", 2, …) });
+ * const database = await openDB<Notes>("app", 2, …);
+ * const locks = createLocks<IDBPTransaction<Notes, string[], "readwrite">>({ database });
  */
 export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettings): Locks<Transaction>;
 
@@ -356,13 +365,14 @@ export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettin
 export function setWasm(source: WasmSource): void;
 
 /**
- * The name of the object store that holds the leases, unless another is given: for the scope of transactions that
- * are to be fenced.
+ * The name of the object store that holds the leases, unless another is given: for the scope of transactions
+ * that are to be fenced.
  */
 export const LEASE_STORE: "leases";
 
 /**
- * The lease store in a schema of Dexie's: `db.version(2).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA })`.
+ * The lease store in a schema of Dexie's:
+ * `db.version(2).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA })`.
  * It includes the mark by which {@link addLeaseStore}'s stores are known: an index that is always empty.
  */
 export const LEASE_SCHEMA: ",tab_lease";
@@ -432,10 +442,10 @@ export class StoreError extends Error {
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
    * - `STORE_FAILED`: reading or writing failed, or the disk is full;
-   * - `STORE_LOAD_FAILED`: the wasm could not be loaded, or the page's content security policy refused it; the
-   *   next call tries again;
-   * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function that
-   *   was replaced; all later calls fail with this, until the page is reloaded.
+   * - `STORE_LOAD_FAILED`: the wasm could not be loaded, or the page's content security policy refused it;
+   *   the next call tries again;
+   * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function
+   *   that was replaced; all later calls fail with this, until the page is reloaded.
    */
   readonly code:
     | "STORE_UNAVAILABLE"

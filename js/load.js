@@ -3,29 +3,42 @@ import { finish, imports } from "../pkg/tab_lease.js";
 import { storeError } from "./errors.js";
 import { checkSource, compile } from "./source.js";
 
-/** What the entry brings: a function that gives the source. */
+/** @import { WasmInput, WasmSource } from "./index.js" */
+/** @import { Source } from "./internal.js" */
+
+/** What the entry brings: a function that gives the source. @type {() => WasmInput} */
 let own;
-/** What the page has given. */
+/** What the page has given. @type {WasmSource | undefined} */
 let given;
 let loaded = false;
+/** @type {() => void} */
 let arrived;
+/** @type {Promise<void>} */
 const arrival = new Promise((resolve) => (arrived = resolve));
-/** Loads under way, by source: one that hangs or fails must not keep another from succeeding. */
+/**
+ * Loads under way, by source: one that hangs or fails must not keep another from succeeding.
+ * @type {Map<Source, Promise<void>>}
+ */
 const loading = new Map();
 
-/** Used by the entries (index.js, inline.js): where the wasm is unless the page says otherwise. */
+/**
+ * Used by the entries (index.js, inline.js): where the wasm is unless the page says otherwise.
+ * @param {() => WasmInput} source
+ */
 export function provide(source) {
   own = source;
 }
 
-/** Says where the wasm comes from; see index.d.ts. */
+/** Says where the wasm comes from; see index.d.ts. @param {WasmSource} source */
 export function setWasm(source) {
   given = checkSource(source);
 }
 
+/** @param {Source} source */
 async function start(source) {
   try {
-    const instance = await WebAssembly.instantiate(await compile(source), imports());
+    const compiled = /** @type {WebAssembly.Module & object} */ (await compile(source));
+    const instance = await WebAssembly.instantiate(compiled, imports());
     // The first one is used: leases live in its memory.
     if (!loaded) finish(instance);
     loaded = true;

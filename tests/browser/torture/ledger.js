@@ -31,7 +31,8 @@ let gate;
 /** Lets no transaction begin until `goOn()`. Resolves when none runs. */
 export async function still() {
   gate ??= Promise.withResolvers();
-  while (running.size > 0) await new Promise((resolve) => [...running][0].addEventListener("complete", resolve));
+  while (running.size > 0)
+    await new Promise((resolve) => [...running][0].addEventListener("complete", resolve));
 }
 
 export function goOn() {
@@ -99,5 +100,8 @@ export async function audit() {
   const result = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
   const rows = result(tx.objectStore("writes").getAll());
   const values = await Promise.all(NAMES.map((name) => result(tx.objectStore("counters").get(name))));
-  return { values: Object.fromEntries(NAMES.map((name, n) => [name, values[n]?.value ?? 0])), rows: await rows };
+  return {
+    values: Object.fromEntries(NAMES.map((name, n) => [name, values[n]?.value ?? 0])),
+    rows: await rows,
+  };
 }

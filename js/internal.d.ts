@@ -14,7 +14,10 @@ export type FailureCode = StoreError["code"];
 
 /** A database of the app's, as the app has it. */
 export interface App {
-  transaction(stores: string | Iterable<string>, mode: IDBTransactionMode): IDBTransaction & { done?: Promise<void> };
+  transaction(
+    stores: string | Iterable<string>,
+    mode: IDBTransactionMode,
+  ): IDBTransaction & { done?: Promise<void> };
 }
 
 /** Settings that were checked, with the defaults put in. */

@@ -14,7 +14,7 @@ function endOfBlockComment(text, start) {
   const marks = /\/\*|\*\//g;
   marks.lastIndex = start;
   let depth = 0;
-  for (let mark; (mark = marks.exec(text)); ) {
+  for (let mark; (mark = marks.exec(text));) {
     depth += mark[0] === "/*" ? 1 : -1;
     if (depth === 0) return marks.lastIndex;
   }
@@ -25,7 +25,7 @@ function endOfBlockComment(text, start) {
 export function codeOf(text) {
   const blank = (part) => part.replace(/[^\n]/g, " ");
   let code = "";
-  for (let at = 0; at < text.length; ) {
+  for (let at = 0; at < text.length;) {
     let end = text.startsWith("/*", at) ? endOfBlockComment(text, at) : at;
     for (const pattern of end === at ? NO_CODE : []) {
       pattern.lastIndex = at;
@@ -66,7 +66,13 @@ export function functionsOf(text) {
 /** The names that a `use` tree brings, as lists of segments: `a::{b, c::d}` is a::b and a::c::d. */
 function leaves(tree) {
   const at = tree.indexOf("{");
-  if (at < 0) return [tree.replace(/\s+as\s+\w+/, "").trim().split("::")];
+  if (at < 0)
+    return [
+      tree
+        .replace(/\s+as\s+\w+/, "")
+        .trim()
+        .split("::"),
+    ];
   const before = tree.slice(0, at).trim().split("::").filter(Boolean);
   const parts = [];
   let depth = 0;
@@ -84,7 +90,7 @@ function leaves(tree) {
     .flatMap((part) => leaves(part.trim()).map((leaf) => [...before, ...leaf]));
 }
 
-/** The paths into this crate that a file names in code, as lists of segments. What only docs use is left out. */
+/** The paths into this crate that a file names, as lists of segments. What only docs use is left out. */
 export function pathsOf(text) {
   const code = codeOf(text).replace(/#\[cfg\(doc\)\]\s*use\b[^;]*;/g, "");
   const paths = [];

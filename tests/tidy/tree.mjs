@@ -16,7 +16,9 @@ export function tree() {
     encoding: "utf8",
     maxBuffer: 2 ** 26,
   });
-  const paths = listed.split("\n").filter((path) => path && statSync(join(root, path), { throwIfNoEntry: false }));
+  const paths = listed
+    .split("\n")
+    .filter((path) => path && statSync(join(root, path), { throwIfNoEntry: false }));
   return new Map(paths.map((path) => [path, readFileSync(join(root, path), "utf8")]));
 }
 
@@ -110,7 +112,9 @@ export function circles(files) {
   const graph = imports(files);
   for (const [path] of graph) {
     // A room declares its parts, and so depends on them.
-    const parts = [...graph.keys()].filter((other) => moduleOf(other).slice(0, -1).join() === moduleOf(path).join());
+    const parts = [...graph.keys()].filter(
+      (other) => moduleOf(other).slice(0, -1).join() === moduleOf(path).join(),
+    );
     for (const part of parts) graph.get(path).add(part);
   }
   const reach = (from) => {
@@ -144,6 +148,7 @@ const ROOTS = [
   /^src\/lib\.rs$/,
   /^tests\/[^/]*\.rs$/,
   /\.test\.m?js$/,
+  /\/package(-lock)?\.json$/,
   /^tests\/rules\.proptest-regressions$/,
 ];
 
@@ -157,25 +162,42 @@ function rustModules(path, text) {
   );
 }
 
-/** The files that a file may mean: paths in it, from its folder or from the root. */
-function named(path, text) {
-  const names = text.match(/[\w@./-]*\w\.(?:[cm]?js|[cm]?ts|rs|html|css|svg|json|md)\b/g) ?? [];
-  return names.flatMap((name) => [normalize(name), normalize(join(dirname(path), name))].map((name) => name.replace(/^\//, "")));
+const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
+/** A name of a file in a text. What is put in at run time (`./${engine}.mjs`) may be anything. */
+const NAME = /(?:[\w@./-]|\$\{\w+\})*(?:\w|\$\{\w+\})\.(?:[cm]?js|[cm]?ts|html|css|svg|json|md)\b/g;
+const PUT_IN = /\\\$\\\{\w+\\\}/g;
+
+/**
+ * The files that a file may mean: paths in it, from the root, from its folder, or of anything below its
+ * folder that has that name. A document that names a program does not use it.
+ */
+function named(path, text, paths) {
+  const folder = dirname(path);
+  return [...new Set(text.match(NAME))].flatMap((name) => {
+    const ways = [name, join(folder, name)].map((way) => escaped(normalize(way).replace(/^\//, "")));
+    const bare = name.replace(/^\//, "");
+    if (!bare.includes("/")) ways.push(`${escaped(folder)}/(?:.*/)?${escaped(bare)}`);
+    const pattern = new RegExp(`^(?:${ways.join("|").replace(PUT_IN, ".+")})$`);
+    const uses = path.endsWith(".md") ? /\.(md|svg)$/ : /./;
+    return paths.filter((path) => pattern.test(path) && uses.test(path));
+  });
 }
 
 /** Files that nothing leads to. */
 export function unreachable(files) {
+  const paths = [...files.keys()];
   const seen = new Set();
-  const next = [...files.keys()].filter((path) => ROOTS.some((pattern) => pattern.test(path)));
+  const next = paths.filter((path) => ROOTS.some((pattern) => pattern.test(path)));
   while (next.length > 0) {
     const path = next.pop();
     if (seen.has(path)) continue;
     seen.add(path);
     const text = files.get(path);
-    const found = path.endsWith(".rs") ? rustModules(path, text) : named(path, text);
+    const found = path.endsWith(".rs") ? rustModules(path, text) : named(path, text, paths);
     next.push(...found.filter((path) => files.has(path)));
   }
-  return [...files.keys()].filter((path) => !seen.has(path)).map((path) => `nothing leads to ${path}`);
+  return paths.filter((path) => !seen.has(path)).map((path) => `nothing leads to ${path}`);
 }
 
 /** The list of files in a document: the block of text that begins with `src/`. Paths, from top to bottom. */
@@ -194,7 +216,9 @@ export function unlisted(files, list) {
     ...paths
       .filter((path) => listed.test(path) && !list.some((entry) => covers(entry, path)))
       .map((path) => `${path} is not in the list`),
-    ...list.filter((entry) => !paths.some((path) => covers(entry, path))).map((entry) => `there is no ${entry}`),
+    ...list
+      .filter((entry) => !paths.some((path) => covers(entry, path)))
+      .map((entry) => `there is no ${entry}`),
     ...list.filter((entry, n) => list.indexOf(entry) !== n).map((entry) => `${entry} is in the list twice`),
   ];
 }

@@ -1,5 +1,5 @@
-// js/ has types: tsc finds nothing in it, and what tsc says of it fits the declarations that are written by hand.
-// The linter and the compiler are also shown what they must find.
+// js/ has types: what tsc makes of it fits the declarations that are written by hand. The compiler and
+// the linter are also shown what they must find.
 import assert from "node:assert/strict";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -29,7 +29,11 @@ const change = (file, from, to) => {
 
 test("tsc finds what does not fit in js/", async () => {
   const mistakes = {
-    "an option that there is not": change("js/locks.js", "{ timeout, signal, scope })", "{ timeout, sign, scope })"),
+    "an option that there is not": change(
+      "js/locks.js",
+      "{ timeout, signal, scope })",
+      "{ timeout, sign, scope })",
+    ),
     "what Rust does not have": change("js/lease.js", "raw.release()", "raw.releases()"),
     "an answer of another kind": change("js/locks.js", "locks().query();", "locks().query;"),
     "a code that there is not": change("js/lease.js", '"LEASE_COLLECTED"', '"LEASE_COLECTED"'),
@@ -41,13 +45,14 @@ test("tsc finds what does not fit in js/", async () => {
   }
 });
 
-/** Compiled: each side can stand for the other. The names of errors are literals only where they are declared. */
+/** Compiled: each side can stand for the other. An error's name is a literal only where it is declared. */
 const COMPARED = `
 import * as made from "./made/exports.js";
 import * as told from "./js/index.js";
 
 type Errors = "TimeoutError" | "LeaseLostError" | "StoreError";
-type Instance<T, Name extends keyof T> = T[Name] extends abstract new (...args: never) => infer Made ? Made : never;
+type Class = abstract new (...args: never) => unknown;
+type Instance<T, Name extends keyof T> = T[Name] extends Class ? InstanceType<T[Name]> : never;
 type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false;
 const is = <_T extends true>() => {};
 
@@ -69,17 +74,30 @@ async function compare(name, declared = {}) {
   const path = folder(name, ["js", "pkg"], { "compared.ts": COMPARED, ...declared });
   const emit = "--noEmit false --emitDeclarationOnly --declaration --rootDir js --outDir".split(" ");
   await must("tsc", ["-p", ".", ...emit, join(path, "made")], { quiet: true });
-  for (const file of ["index.d.ts", "internal.d.ts"]) cpSync(join(root, "js", file), join(path, "made", file));
-  const strict = "--noEmit --strict --target es2022 --module esnext --moduleResolution bundler --skipLibCheck";
-  return tsc([...strict.split(" "), "--lib", "es2022,dom,dom.iterable,esnext.disposable", "compared.ts"], path);
+  for (const file of ["index.d.ts", "internal.d.ts"])
+    cpSync(join(root, "js", file), join(path, "made", file));
+  const strict =
+    "--noEmit --strict --target es2022 --module esnext --moduleResolution bundler --skipLibCheck";
+  return tsc(
+    [...strict.split(" "), "--lib", "es2022,dom,dom.iterable,esnext.disposable", "compared.ts"],
+    path,
+  );
 }
 
 test("what tsc makes of js/ and index.d.ts can stand for each other", async () => {
   const { code, text } = await compare("as it is");
   assert.equal(code, 0, text);
   const mistakes = {
-    "an export more": change("js/index.d.ts", "export const LEASE_STORE", "export const MORE: 1;\nexport const LEASE_STORE"),
-    "another answer": change("js/index.d.ts", "export function query(): Promise<LockManagerSnapshot>", "export function query(): Promise<string>"),
+    "an export more": change(
+      "js/index.d.ts",
+      "export const LEASE_STORE",
+      "export const MORE: 1;\nexport const LEASE_STORE",
+    ),
+    "another answer": change(
+      "js/index.d.ts",
+      "export function query(): Promise<LockManagerSnapshot>",
+      "export function query(): Promise<string>",
+    ),
     "a code less": change("js/index.d.ts", '    | "LEASE_COLLECTED"\n', ""),
     "another argument": change("js/index.d.ts", "setWasm(source: WasmSource)", "setWasm(source: number)"),
   };
@@ -99,7 +117,10 @@ test("the linter finds what is wrong in js/, scripts/ and tests/", async () => {
   for (const part of ["js", "scripts", "tests"]) mkdirSync(join(path, part), { recursive: true });
   for (const [file, text] of Object.entries(files)) writeFileSync(join(path, file), text);
   cpSync(join(root, ".oxlintrc.json"), join(path, ".oxlintrc.json"));
-  const { code, text } = await run("oxlint", ["js", "scripts", "tests", "--format", "unix"], { cwd: path, quiet: true });
+  const { code, text } = await run("oxlint", ["js", "scripts", "tests", "--format", "unix"], {
+    cwd: path,
+    quiet: true,
+  });
   assert.equal(code, 1, text);
   const found = {
     "js/a.js": ["max-lines-per-function", "no-undef", "eqeqeq"],

@@ -3,7 +3,7 @@
 import { storeError } from "./errors.js";
 
 /**
- * Who is to be told, once, that the wasm has failed: what waits for an answer, and what is held.
+ * What to call, once, when the wasm has failed: for every call that waits, and for every lease that is held.
  * @type {Set<() => void>}
  */
 export const whenBroken = new Set();
@@ -23,8 +23,8 @@ export const broken = () => failure && storeError("STORE_BROKEN", failure.cause)
 export const onEntry = (look) => (first = look);
 
 /**
- * Runs something that asks the wasm, unless the wasm has failed, or is running: then the page is called
- * from its midst, and must not make it listen.
+ * Runs something that asks the wasm, unless the wasm has failed or is running. If it is running, it has
+ * called the page, and must not be called again from there.
  * @template T
  * @param {() => T} run
  */
@@ -53,7 +53,7 @@ function fail(cause) {
 const guard = (run, called) => (/** @type {unknown[]} */ ...args) => {
   try {
     if (called && !inside) first();
-    // The glue takes results apart: this is nothing, taken apart or not.
+    // The glue takes results apart, so there must be something to take apart.
     if (failure) return [];
     inside++;
     try {

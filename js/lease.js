@@ -28,8 +28,8 @@ function watchCollection(grip, held) {
 }
 
 /**
- * What is held, and how that ends. It may outlive its `Lease`, which it does not refer to: else that
- * would never be collected.
+ * What is held, and how that ends. A `Held` may outlive its `Lease`. It does not refer to the `Lease`,
+ * because then the `Lease` would never be collected.
  */
 export class Held {
   /** @param {string} name @param {Raw} raw */
@@ -85,7 +85,7 @@ export class Held {
     if (this.released) throw lost(this.name, this.token, "LEASE_RELEASED");
   }
 
-  /** Made when it is first asked for: whoever waits for a lease should not wait for that as well. */
+  /** Made when it is first read, so that no caller that waits for a lease waits for its signal as well. */
   get signal() {
     if (!this.controller) {
       patchSignals();
@@ -99,7 +99,7 @@ export class Held {
   release() {
     if (!this.released) {
       this.forget();
-      // It does not fail: what cannot be released any more lapses by itself.
+      // It does not fail: a lease that cannot be released any more expires.
       this.released = bounded(() => this.raw.release()).catch(() => {});
     }
     return this.released;
@@ -151,7 +151,7 @@ export class Held {
     if (code === "UNFIT") return bad(TypeError, `the transaction cannot be fenced: ${detail}`);
     if (code === "ABORTED") return cause;
     if (!(code in LOSSES)) return failed(this.name, undefined, failure);
-    // Now, not when the loss gets here by its own way.
+    // The signal is aborted now, not when the loss gets here by its own way.
     return this.end(/** @type {LossCode} */ (code));
   }
 }
@@ -182,7 +182,7 @@ async function transact(held, app, stores, mode, callback) {
   held.use();
   const transaction = app.transaction(stores, mode);
   const raw = unwrapped(transaction);
-  // Of what idb promises beside; it is told here.
+  // What idb promises beside it. A failure is told by the promise of this function.
   transaction.done?.catch(() => {});
   const over = new Promise((resolve, reject) => {
     raw.addEventListener("complete", resolve);
@@ -264,7 +264,7 @@ export function leaseOf(name, raw, locks, app) {
   lease.fence = (/** @type {AnyTransaction} */ transaction) => {
     held().use();
     const checked = mine.held.fence(checkTransaction(transaction), false);
-    // Whoever does not look hears of it from the transaction, and from the signal.
+    // A caller that ignores this promise hears of the loss from the transaction, and from the signal.
     checked.catch(() => {});
     return checked;
   };

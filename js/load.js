@@ -1,4 +1,4 @@
-// Loads the wasm on first use: once for the page, whoever asks.
+// Loads the wasm on first use: once for the page.
 import { finish, imports } from "../pkg/tab_lease.js";
 import { storeError } from "./errors.js";
 import { checkSource, compile } from "./source.js";
@@ -51,7 +51,7 @@ async function start(source) {
   }
 }
 
-/** Loads the wasm from `source` if given, else from what {@link setWasm} was given, else from the package. */
+/** Loads the wasm: from `source`, or from what {@link setWasm} was given, or from the package. */
 export async function load(source = given ?? own) {
   if (loaded) return;
   if (!loading.has(source)) loading.set(source, start(source));

@@ -1,4 +1,4 @@
-// Locks: what callers ask, and who answers.
+// Locks: what callers ask.
 import { RawLocks } from "../pkg/tab_lease.js";
 import { activated, isPrerendered } from "./activation.js";
 import { checkOptions, checkSettings, checkText } from "./arguments.js";
@@ -13,7 +13,7 @@ import { look } from "./signal.js";
 /** @import { AcquireOptions, Lease, Locks as Told, LocksSettings } from "./index.js" */
 /** @import { Checked, CheckedOptions, Raw, Side } from "./internal.js" */
 
-/** How long after the caller's deadline the wasm may still answer, in ms: it knows better why. */
+/** How long after the caller's deadline the wasm may still answer, in ms: its error says more. */
 const GRACE_MS = 100;
 
 /** How browsers' consoles name locks. Frameworks that wrap plain objects leave them alone. */
@@ -68,7 +68,7 @@ async function ask([open, lockOf, storeTimeoutMs], name, { timeout, signal, scop
   }
   const started = performance.now();
   const tooLate = () => (timeout ? timedOut(name, timeout) : storeError("STORE_LOAD_FAILED"));
-  // Asking once includes loading what asks; waiting does not outlast its deadline for it.
+  // A call that asks once waits for the wasm all the same. A call with a deadline does not outlast it.
   await open(signal, timeout || storeTimeoutMs, tooLate);
   signal?.throwIfAborted();
   const left = timeout && Math.max(timeout - (performance.now() - started), 1);
@@ -78,11 +78,11 @@ async function ask([open, lockOf, storeTimeoutMs], name, { timeout, signal, scop
   /** @type {Promise<Raw>} */
   const asked = new Promise((resolve, reject) => (call = lock.acquire(left, resolve, reject)));
   try {
-    // Whatever becomes of the wasm, the call ends when its caller says.
+    // The call ends when its caller says, even if the wasm never answers.
     return await bounded(() => asked, signal, left ? left + GRACE_MS : undefined, tooLate);
   } catch (error) {
     lock.leave(call);
-    // It may have come all the same, too late: then it is given back.
+    // A lease that comes too late is given back.
     asked.then((held) => held.release()).catch(() => {});
     throw error;
   } finally {
@@ -109,7 +109,7 @@ async function hold(acquire, name, rest) {
   }
 }
 
-/** Who holds and who waits, of what Rust tells of every record. @param {Iterable<any>} records */
+/** The holders and the waiters, of what Rust tells of every record. @param {Iterable<any>} records */
 function described(records) {
   const held = [];
   const pending = [];

@@ -1,5 +1,5 @@
-// Any JavaScript string is the name of a lock; Rust's strings are Unicode.
-
+// Any JavaScript string is the name of a lock.
+//
 // Rust strings cannot hold lone surrogates. Each is written as U+FFFF and four hex digits, and so is U+FFFF
 // itself.
 

@@ -12,11 +12,11 @@ import { onEntry, whenBroken, whileOutside } from "./guard.js";
 
 /** What is held here, and not known to be lost. @type {Set<Held>} */
 const live = new Set();
-/** No lease runs out before that time, unless `cuts` has changed since. */
+/** No lease expires before that time, unless `cuts` has changed since. */
 let earliest = Infinity;
 /** @type {number | undefined} */
 let seen;
-/** What has run out, and why, and is still to be told. @type {[Held, any][]} */
+/** The leases that have expired and are still to be told, and why. @type {[Held, any][]} */
 const over = [];
 
 /** @param {Held} held */
@@ -29,7 +29,7 @@ export function watch(held) {
 /** @param {Held} held */
 export const unwatch = (held) => live.delete(held);
 
-/** Finds the leases that have run out since the last look. */
+/** Finds the leases that have expired since the last look. */
 function find() {
   const now = performance.now();
   if (now < earliest && cuts() === seen) return;
@@ -42,7 +42,7 @@ function find() {
   seen = cuts();
 }
 
-/** Aborts the signals of leases that have run out. Never throws: also those look who ask the platform. */
+/** Aborts the signals of leases that have expired. Never throws: getters of the platform call it, too. */
 export function look() {
   if (live.size === 0) return;
   try {

@@ -20,7 +20,7 @@ export function table(worlds, date, commit) {
   const sum = (key) => worlds.reduce((sum, world) => sum + world[key], 0);
   const rows = [...worlds].sort((a, b) => b.states - a.states);
   return [
-    `${date}, at ${commit}: ${worlds.length} worlds, ${number(sum("states"))} states, ` +
+    `${date}, at ${commit}: ${number(sum("states"))} states in ${worlds.length} worlds, ` +
       `${Math.round(sum("seconds"))} s.`,
     "",
     line("world", "states", "s"),

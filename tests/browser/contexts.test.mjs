@@ -59,7 +59,7 @@ test("G1 exclusion: windows, an iframe and workers of every kind lose no update 
   assert.equal(counted, kinds.length * SECTIONS);
   log.sort((a, b) => a.value - b.value);
   assert.deepEqual(log.map(({ value }) => value), Array.from({ length: counted }, (_, n) => n + 1));
-  // Whoever wrote later held a higher token, or went on under the same one.
+  // A later writer held a higher token, or went on under the same one.
   for (let n = 1; n < log.length; n++)
     assert.ok(log[n].token >= log[n - 1].token, `token went backwards at ${n}`);
   // They took turns: before anybody was through, each kind had been there several times.

@@ -49,7 +49,7 @@ for (const count of [2, 4, 8]) {
   test(`G1 exclusion: ${count} tabs under the lock lose no update`, async () => {
     const { counted, log } = await contend(count, true);
     assert.equal(counted, SECTIONS);
-    // Whoever wrote later held a higher token, or went on under the same one.
+    // A later writer held a higher token, or went on under the same one.
     log.sort((a, b) => a.value - b.value);
     assert.deepEqual(
       log.map(({ value }) => value),

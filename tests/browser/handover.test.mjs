@@ -1,4 +1,4 @@
-// Handing over between real tabs: the queue, and the messages that wake whoever is next.
+// Handing over between real tabs: the queue, and the messages that wake the next tab.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { launch, testThat, until } from "./engine.mjs";

@@ -106,7 +106,7 @@ test("a lease is printed with what it is, and is no plain object that frameworks
   assert.deepEqual(seen, [true, "[object Lease]", "[object Locks]", false]);
 });
 
-testThat("whoever keeps one member of a lease keeps the lock", "collect", async () => {
+testThat("code that keeps one member of a lease keeps the lock", "collect", async () => {
   const [name, dropped] = [fresh(), fresh()];
   const [tab, other] = [await open(), await open()];
   await tab.evaluate(

@@ -76,7 +76,7 @@ test("G3 progress: code under the lock takes it again while another tab waits, a
   assert.ok(await got);
 });
 
-test("a try does not go before whoever waits", async () => {
+test("a try does not go before a tab that waits", async () => {
   const [busy, other] = [await open(), await open()];
   const name = "turns try";
   await busy.evaluate(async (name) => {

@@ -119,7 +119,7 @@ test("the table of worlds is made of what the model prints", () => {
   );
   assert.equal(
     table(worlds, "2026-01-02", "abc"),
-    "2026-01-02, at abc: 2 worlds, 2,001,200 states, 62 s.\n\n" +
+    "2026-01-02, at abc: 2,001,200 states in 2 worlds, 62 s.\n\n" +
       "| world | states | s |\n| --- | ---: | ---: |\n| big | 2,000,000 | 61.0 |\n| small | 1,200 | 0.5 |",
   );
   assert.deepEqual(plan(["large", "a", "b"]), {

@@ -31,7 +31,7 @@ function ask(dice, name, request, apart) {
   return locks.acquire(name, { scope, signal: controller.signal });
 }
 
-/** A read and a write in two transactions: whoever gets in between is overwritten. */
+/** A read and a write in two transactions: a write in between is overwritten. */
 async function section(dice, lease, request, first) {
   const { name, token } = lease;
   /** Whether to go on; just before each thing that the lock protects. */

@@ -1,4 +1,4 @@
-// The counters that the lock protects. Beside each value stands the token of whoever dealt with it last,
+// The counters that the lock protects. Beside each value stands the token of its last writer,
 // and a lower one is refused: a tab that stood still between a read and a write may have lost the lock
 // meanwhile, and only the token can tell. What was written is kept, row by row.
 //
@@ -51,7 +51,7 @@ function stopAtOnce() {
   }
 }
 
-// A worker hears of none of it: whoever freezes its page sees to it that it is still.
+// A worker is not told. The test that freezes its page makes sure that the worker is still.
 globalThis.document?.addEventListener("freeze", stopAtOnce);
 globalThis.document?.addEventListener("resume", goOn);
 globalThis.addEventListener("pagehide", stopAtOnce);

@@ -1,7 +1,7 @@
 // `npm run model` explores the worlds of tests/model.rs that `npm test` explores, `npm run model -- large`
 // the larger ones, which take an hour or more and some GB of memory. Names of worlds may follow: `-- NAME …`,
 // `-- large NAME …`. In the end a table is printed, with the date, for docs/TESTING.md.
-import { ask, env, run, say, script } from "./lib.mjs";
+import { ask, run, say, script } from "./lib.mjs";
 
 const EXPLORED = /^(\w+): (\d+) states, ([\d.]+) s /gm;
 
@@ -43,7 +43,7 @@ if (process.argv[1] === import.meta.filename) {
     const { filters, extraEnv } = plan(process.argv.slice(2));
     const args = ["test", "--test", "model", "--", "--nocapture", ...filters];
     say(`cargo ${args.join(" ")}`);
-    const { code, text } = await run("cargo", args, { tee: true, extraEnv: { ...env, ...extraEnv } });
+    const { code, text } = await run("cargo", args, { tee: true, extraEnv });
     const worlds = explored(text);
     const commit = ask("git", ["describe", "--always", "--dirty", "--exclude=*"]);
     if (worlds.length > 0) console.log(`\n${table(worlds, new Date().toISOString().slice(0, 10), commit)}`);

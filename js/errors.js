@@ -1,22 +1,40 @@
 // The errors that callers get: each has a `name` and a stable `code`, and says what happened to the lock.
 
-/** An error with a stable `code`. */
+/** @import { FailureCode, LossCode } from "./internal.js" */
+
+/** An error with a stable `code`. @template {string} Code */
 class CodedError extends Error {
+  /** @param {Code} code @param {string} message @param {ErrorOptions} [options] */
   constructor(code, message, options) {
     super(message, options);
     this.code = code;
   }
 }
 
-/** The lock was not to be had within the caller's `timeout`. Nothing is held. */
+/**
+ * The lock was not to be had within the caller's `timeout`. Nothing is held.
+ * @extends {CodedError<"TIMEOUT">}
+ */
 export class TimeoutError extends CodedError {}
 TimeoutError.prototype.name = "TimeoutError";
 
-/** The lease ended under its holder: what it protects must not be written any more. */
-export class LeaseLostError extends CodedError {}
+/**
+ * The lease ended under its holder: what it protects must not be written any more.
+ * @extends {CodedError<LossCode>}
+ */
+export class LeaseLostError extends CodedError {
+  /** @param {LossCode} code @param {string} message @param {number} token @param {ErrorOptions} [options] */
+  constructor(code, message, token, options) {
+    super(code, message, options);
+    this.token = token;
+  }
+}
 LeaseLostError.prototype.name = "LeaseLostError";
 
-/** IndexedDB, or the package's own wasm, was not to be had. `cause` says why. Nothing is held. */
+/**
+ * IndexedDB, or the package's own wasm, was not to be had. `cause` says why. Nothing is held.
+ * @extends {CodedError<FailureCode>}
+ */
 export class StoreError extends CodedError {}
 StoreError.prototype.name = "StoreError";
 
@@ -34,8 +52,11 @@ export const LOSSES = {
 const FAILURES = {
   STORE_BROKEN: "tab-lease failed on this page, and cannot go on: reload the page",
   STORE_LOAD_FAILED: "tab-lease's wasm could not be loaded; the next call tries again",
-  STORE_UNAVAILABLE: "IndexedDB is missing or refused here (private mode, blocked site data, a sandboxed frame, or a broken profile)",
-  STORE_BLOCKED: "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
+  STORE_UNAVAILABLE:
+    "IndexedDB is missing or refused here " +
+    "(private mode, blocked site data, a sandboxed frame, or a broken profile)",
+  STORE_BLOCKED:
+    "an upgrade of the lease database is blocked by another tab that keeps it open; close that tab",
   STORE_FOREIGN: "the database exists and holds something else than leases; choose another database name",
   STORE_CLOSED: "the database that was given to createLocks is closed; make new locks with an open one",
   STORE_STALLED: "IndexedDB did not answer in time; another tab may be blocking the database",
@@ -43,13 +64,22 @@ const FAILURES = {
   STORE_FAILED: "IndexedDB failed",
 };
 
+/** @param {FailureCode} code @param {unknown} [cause] @param {string} [detail] */
 export const storeError = (code, cause, detail) =>
-  new StoreError(code, FAILURES[code] + (detail ? `: ${detail}` : ""), cause === undefined ? undefined : { cause });
+  new StoreError(
+    code,
+    FAILURES[code] + (detail ? `: ${detail}` : ""),
+    cause === undefined ? undefined : { cause },
+  );
 
+/** @param {string} name @param {number} [timeout] @param {string} [why] */
 export const timedOut = (name, timeout, why = "it is held by somebody else") =>
   new TimeoutError("TIMEOUT", `timed out after ${timeout} ms waiting for the lock ${quoted(name)}: ${why}`);
 
-/** Makes the documented error of what Rust rejected with. */
+/**
+ * Makes the documented error of what Rust rejected with.
+ * @param {string} name @param {number | undefined} timeout @param {any} failure
+ */
 export function failed(name, timeout, failure) {
   if (failure?.code === "TIMEOUT" && !(failure instanceof Error)) return timedOut(name, timeout);
   if (failure?.code === "NOT_LEASES") return notLeases(failure.detail);
@@ -57,19 +87,24 @@ export function failed(name, timeout, failure) {
   return failure;
 }
 
+/** @param {string} name */
 export const quoted = (name) => JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name);
 
+/** @param {string} name @param {number} token @param {LossCode} code @param {unknown} [cause] */
 export const lost = (name, token, code, cause) => {
   const message = `the lease of ${quoted(name)} with token ${token} was lost: ${LOSSES[code]}`;
-  const error = new LeaseLostError(code, message, cause === undefined ? undefined : { cause });
-  return Object.assign(error, { token });
+  return new LeaseLostError(code, message, token, cause === undefined ? undefined : { cause });
 };
 
+/** @param {string} store */
 export const notLeases = (store) =>
   bad(
     TypeError,
-    `the app has a store ${quoted(store)} that is not a lease store; nothing was touched. Give ours another name: ` +
-      'addLeaseStore(db, { name: "my_leases" }) and createLocks({ database: db, store: "my_leases" })',
+    `the app has a store ${quoted(store)} that is not a lease store; nothing was touched. ` +
+      'Give ours another name: addLeaseStore(db, { name: "my_leases" }) and ' +
+      'createLocks({ database: db, store: "my_leases" })',
   );
 
-export const bad = (Kind, message, options) => Object.assign(new Kind(message, options), { code: "BAD_ARGUMENT" });
+/** @param {ErrorConstructor} Kind @param {string} message @param {ErrorOptions} [options] */
+export const bad = (Kind, message, options) =>
+  Object.assign(new Kind(message, options), { code: "BAD_ARGUMENT" });

@@ -2,9 +2,13 @@
 // through here.
 import { storeError } from "./errors.js";
 
-/** Who is to be told, once, that the wasm has failed: what waits for an answer, and what is held. */
+/**
+ * What to call, once, when the wasm has failed: for every call that waits, and for every lease that is held.
+ * @type {Set<() => void>}
+ */
 export const whenBroken = new Set();
 
+/** @type {{ cause: unknown } | undefined} */
 let failure;
 let inside = 0;
 let first = () => {};
@@ -12,12 +16,17 @@ let first = () => {};
 /** The error that every call gets once the wasm has failed; nothing before. */
 export const broken = () => failure && storeError("STORE_BROKEN", failure.cause);
 
-/** What is done first whenever the browser calls: our own files do it when the page calls them. */
+/**
+ * What is done first whenever the browser calls: our own files do it when the page calls them.
+ * @param {() => void} look
+ */
 export const onEntry = (look) => (first = look);
 
 /**
- * Runs something that asks the wasm, unless the wasm has failed, or is running: then the page is called
- * from its midst, and must not make it listen.
+ * Runs something that asks the wasm, unless the wasm has failed or is running. If it is running, it has
+ * called the page, and must not be called again from there.
+ * @template T
+ * @param {() => T} run
  */
 export function whileOutside(run) {
   if (inside || failure) return undefined;
@@ -32,6 +41,7 @@ export function whileOutside(run) {
 /**
  * An exception has left the wasm: a trap, or what a browser's function threw. What was being done there was
  * left half-done, so nothing that it says can be relied on any more.
+ * @param {unknown} cause
  */
 function fail(cause) {
   if (failure) return;
@@ -39,10 +49,11 @@ function fail(cause) {
   for (const tell of [...whenBroken]) tell();
 }
 
-const guard = (run, called) => (...args) => {
+/** @type {(run: Function, called: boolean) => Function} */
+const guard = (run, called) => (/** @type {unknown[]} */ ...args) => {
   try {
     if (called && !inside) first();
-    // The glue takes results apart: this is nothing, taken apart or not.
+    // The glue takes results apart, so there must be something to take apart.
     if (failure) return [];
     inside++;
     try {
@@ -61,7 +72,10 @@ const PLAIN = /^(cuts|rawlease_left|__wbg_get_.*|__wbindgen_(malloc|realloc|free
 /** What the browser calls: timers, promises, events. */
 const CALLED = /invoke/;
 
-/** The exports of the wasm, guarded. The built glue calls this (see scripts/shrink.mjs). */
+/**
+ * The exports of the wasm, guarded. The built glue calls this (see scripts/shrink.mjs).
+ * @param {object} exports
+ */
 export const guarded = (exports) =>
   Object.fromEntries(
     Object.entries(exports).map(([name, value]) => {

@@ -2,8 +2,8 @@
  * Cross-tab locks on leases kept in IndexedDB: exclusive among all tabs and workers of an origin,
  * fenced by a token, and released by themselves when a tab crashes or hangs.
  *
- * Nothing needs to be initialised: the first call loads the wasm. `tab-lease` (and `tab-lease/inline`, which is
- * the same) brings it along as text. `tab-lease/lean` fetches it as a file.
+ * Nothing needs to be initialised: the first call loads the wasm. `tab-lease` (and `tab-lease/inline`, which
+ * is the same) brings it along as text. `tab-lease/lean` fetches it as a file.
  *
  * @example
  * const lease = await acquire("inbox", { timeout: 5_000 });
@@ -20,14 +20,15 @@ export interface TryOptions {
   /** Cancels the call: it rejects with the signal's `reason`, and holds nothing. */
   signal?: AbortSignal;
   /**
-   * With `"tab"`, the default, callers in one tab share the lock. With `"request"` this call has it
-   * for itself: it takes turns with every other call, in this tab and in others.
+   * With `"tab"`, the default, callers in one tab share the lock. With `"request"` this call shares the lock
+   * with no other call, and takes turns with every other call, in this tab and in others.
    */
   scope?: "tab" | "request";
   /**
-   * A lease of the same name that the caller runs under, from the same {@link Locks}: the call shares it at
-   * once, whoever waits for the lock, also one of scope `"request"`. For code under a lock that takes the
-   * same lock again. The lock is free when all who share it have released.
+   * The lease that the caller runs under, for code under a lock that takes the same lock again. The call
+   * shares that lease at once, even if other tabs wait, and even if its scope is `"request"`. The lease must
+   * be of the same name and from the same {@link Locks}. The lock is free when all leases that share it are
+   * released.
    *
    * The call rejects with {@link LeaseLostError} if that lease is lost or was released.
    * @example
@@ -41,9 +42,9 @@ export interface TryOptions {
 /** What a call that waits takes. */
 export interface AcquireOptions extends TryOptions {
   /**
-   * A deadline for the whole call, in ms, after which it rejects with {@link TimeoutError}. Without
-   * one, or with `Infinity`, it waits for as long as it takes. With `0` it asks once. In a prerendered page
-   * it runs from the moment when the page is opened.
+   * A deadline for the whole call, in ms, after which the call rejects with {@link TimeoutError}. Without a
+   * deadline, or with `Infinity`, the call waits for as long as it takes. With `0` it asks once. In a
+   * prerendered page the time runs from the moment when the page is opened.
    */
   timeout?: number;
 }
@@ -58,8 +59,8 @@ export type AnyTransaction = IDBTransaction | { readonly mode: IDBTransactionMod
 export type AnyDatabase = IDBDatabase | { readonly name: string; close(...options: never[]): void };
 
 /**
- * What `await using lease = await acquire(…)` calls at the end of its block: a release. It is there for those
- * who compile with TypeScript's library `esnext.disposable`; the others need not have it.
+ * What `await using lease = await acquire(…)` calls at the end of its block: a release. The type has it only
+ * where TypeScript compiles with the library `esnext.disposable`.
  */
 export type ReleasedByUsing = SymbolConstructor extends { readonly asyncDispose: infer Key extends symbol }
   ? { [_ in Key]: () => Promise<void> }
@@ -68,8 +69,8 @@ export type ReleasedByUsing = SymbolConstructor extends { readonly asyncDispose:
 /**
  * A held lock. It stays held, renewed by a heartbeat, until it is released, lost, or
  * garbage-collected (which releases it and warns on the console). Callers in one tab share the
- * lock, unless they ask for `scope: "request"`: each has a lease of its own, and the lock is free when
- * the last one is released.
+ * lock, unless they ask for `scope: "request"`. Each caller has a lease of its own, and the lock is free when
+ * the last of these leases is released.
  *
  * Its members need no `this`: they can be passed on (`const { release } = lease`), and the lease can be
  * kept in reactive state, behind a Proxy.
@@ -92,27 +93,27 @@ export interface Lease<Transaction = IDBTransaction> extends ReleasedByUsing {
    */
   readonly epoch: number;
   /**
-   * Whether another holder had the lock since this tab last did: what this tab has cached of the
-   * protected data is out of date. In a tab that never held it: true, unless nobody ever did. Never
-   * false when another tab held; true without need only where a hand-over was lost on its way.
+   * Whether another holder had the lock since this tab last did. If true, this tab's caches of the protected
+   * data are out of date. In a tab that never held the lock: true, unless no tab ever did. Never false if
+   * another tab held. True without need only where a hand-over was lost on its way.
    */
   readonly dirty: boolean;
   /**
-   * Aborted with a {@link LeaseLostError} when the lease is lost. What the lock protects must not be
-   * written from then on. Releasing does not abort it.
+   * Aborted with a {@link LeaseLostError} when the lease is lost. The protected data must not be written from
+   * then on. A release does not abort the signal.
    */
   readonly signal: AbortSignal;
   /**
-   * Fences a readwrite transaction of the database that this lease is in (see {@link LocksSettings.database}),
-   * whose scope includes the lease store ({@link LEASE_STORE}, or the name that was given). Unless the lease is current when the transaction runs, the
-   * transaction aborts, with everything that was and will be asked of it: a tab that slept through its lease
-   * writes nothing.
+   * Fences a readwrite transaction of the database that this lease is in
+   * (see {@link LocksSettings.database}). Its scope must include the lease store ({@link LEASE_STORE}, or the
+   * name that was given). Unless the lease is current when the transaction runs, the transaction aborts, with
+   * everything that was and will be asked of it: a tab that slept through its lease writes nothing.
    *
-   * The check is a request of its own, and does not have to be waited for. A `commit()` waits for it.
+   * The check is a request of its own. The caller need not wait for it; a `commit()` does.
    *
    * @returns a promise of the check, which may be ignored: the transaction and the `signal` tell as well.
-   * @throws {LeaseLostError} the lease is not current, and the signal is aborted with that. At once, if it is
-   * known to be lost or was released; else by the promise.
+   * @throws {LeaseLostError} the lease is not current, and the signal is aborted with that error. Thrown at
+   * once if the lease is known to be lost or was released. In all other cases the promise rejects.
    * @throws {TypeError} at once, before anything is queued: the transaction is of another database, does not
    * include the lease store, is readonly, finished, or not active at the moment.
    * @throws {StoreError} the lease record is damaged (`STORE_CORRUPT`); the transaction aborts.
@@ -120,7 +121,7 @@ export interface Lease<Transaction = IDBTransaction> extends ReleasedByUsing {
    * @example
    * const tx = db.transaction(["notes", LEASE_STORE], "readwrite");
    * lease.fence(tx);
-   * tx.objectStore("notes").put(text, key); // committed if the lease is current, else not
+   * tx.objectStore("notes").put(text, key); // committed only if the lease is current
    */
   fence(transaction: AnyTransaction): Promise<void>;
   /**
@@ -178,13 +179,13 @@ export interface HeldLockInfo extends LockInfo {
 }
 
 /**
- * Who holds and who waits, as recorded. A tab that crashed is still listed until its lease has been
+ * The holders and the waiters, as recorded. A tab that crashed is still listed until its lease has been
  * taken over, and one that released the lock with nobody waiting for up to a heartbeat.
  */
 export interface LockManagerSnapshot {
-  /** Who holds, one entry a name. */
+  /** The holders, one entry a name. */
   held: HeldLockInfo[];
-  /** Who waits, in order of arrival for each name. */
+  /** The waiters, in order of arrival for each name. */
   pending: LockInfo[];
 }
 
@@ -197,8 +198,8 @@ export interface LocksSettings {
    * handlers are not touched, and once it is closed calls fail with `STORE_CLOSED`.
    *
    * A store of that name that is not a lease store is a `TypeError`. Where a Dexie schema made it without
-   * the mark (see {@link LEASE_SCHEMA}), the first call reads what is in it, and rejects with that `TypeError`
-   * unless all of it is leases.
+   * the mark (see {@link LEASE_SCHEMA}), the first call reads what is in it, and rejects with that
+   * `TypeError` unless all of it is leases.
    */
   database?: string | AnyDatabase;
   /**
@@ -222,21 +223,29 @@ export interface LocksSettings {
    * are late.
    */
   leaseMs?: number;
-  /** How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */
+  /**
+   * How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of
+   * `leaseMs`.
+   */
   heartbeatMs?: number;
-  /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
+  /**
+   * How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default:
+   * 10 000.
+   */
   storeTimeoutMs?: number;
   /** Where these locks load the wasm from, if none is loaded yet. Default: what {@link setWasm} was given. */
   wasm?: WasmSource;
 }
 
 /**
- * What the wasm can be loaded from: the URL of `tab_lease_bg.wasm` (a string is relative to the page), a response
- * to a request for it, its bytes, or a compiled module. It must be of the same version of the package.
+ * What the wasm can be loaded from: the URL of `tab_lease_bg.wasm` (a string is relative to the page), a
+ * response to a request for it, its bytes, or a compiled module. It must be of the same version of the
+ * package.
  */
 export type WasmSource = WasmInput | PromiseLike<WasmInput>;
 /** See {@link WasmSource}. (`object`, because the platform's declaration of a module is one of anything.) */
-export type WasmInput = string | URL | Response | ArrayBuffer | ArrayBufferView | (WebAssembly.Module & object);
+export type WasmInput =
+  string | URL | Response | ArrayBuffer | ArrayBufferView | (WebAssembly.Module & object);
 
 /** Locks with settings of their own. */
 export interface Locks<Transaction = IDBTransaction> {
@@ -259,9 +268,10 @@ export interface Locks<Transaction = IDBTransaction> {
 /**
  * Waits until this tab holds the lock.
  *
- * Calls of one tab share the lock. While another tab waits for it, a new call is held back until the lock has
- * been there; for 250 ms at first, and twice as long whenever that has run out while the same tab waits, up to
- * 32 000 ms. Code under the lock that takes it again passes `within`, and is not held back.
+ * Calls of one tab share the lock. While another tab waits for it, a new call is held back until the lock
+ * has been there, but for 250 ms at most. Each time that this pause runs out while the same tab waits, the
+ * next one is twice as long, up to 32 000 ms. Code under the lock that takes it again passes `within`, and
+ * is not held back.
  *
  * @param name any string but the empty one.
  * @throws {TimeoutError} the `timeout` is over.
@@ -277,9 +287,9 @@ export function acquire(name: string, options?: AcquireOptions): Promise<Lease>;
  * Takes the lock if it is free, or held by this tab already and wanted by no other. Never waits for another
  * holder. In a page that is prerendered, and that nobody has opened yet, the answer is `null`.
  *
- * The lock of a tab that crashed is taken over at once where there are Web Locks, if this tab has met that tab
- * while it lived. Else its lease counts as held until it was seen to stand still for its whole length, so try
- * again after that.
+ * The lock of a tab that crashed is taken over at once where there are Web Locks, if this tab has met that
+ * tab while it lived. In all other cases its lease counts as held until this tab has seen it stand still for
+ * its whole length. So try again after that.
  *
  * @returns the lease, or `null` if another tab holds it, or waits for it.
  * @throws as {@link acquire}, without the timeout.
@@ -293,12 +303,13 @@ export function tryAcquire(name: string, options?: TryOptions): Promise<Lease | 
  * Runs `callback` while holding the lock, and releases it however the callback ends.
  *
  * What the lock protects must be where the next holder sees it at once, and each write must be awaited:
- * IndexedDB, the Cache API, files or a server. Not `localStorage` or `document.cookie`: what a tab writes there
- * reaches other tabs late, under any lock.
+ * IndexedDB, the Cache API, files or a server. Not `localStorage` or `document.cookie`: what a tab writes
+ * there reaches other tabs late, under any lock.
  *
  * @returns what the callback returned.
- * @throws what the callback threw; else {@link LeaseLostError}, if the lease was lost before the
- * callback was through; else as {@link acquire}.
+ * @throws what the callback threw.
+ * @throws {LeaseLostError} the callback returned, but the lease was lost before that.
+ * @throws as {@link acquire}.
  * @example
  * const sum = await withLease("counter", async (lease) => {
  *   const next = (await read()) + 1;
@@ -315,7 +326,7 @@ export function withLease<T>(
 ): Promise<T>;
 
 /**
- * Who holds and who waits, in all tabs.
+ * The holders and the waiters, in all tabs.
  *
  * @throws {StoreError} IndexedDB failed.
  * @example
@@ -332,7 +343,8 @@ export function query(): Promise<LockManagerSnapshot>;
  * const locks = createLocks({ leaseMs: 5_000, holder: "editor" });
  * const lease = await locks.acquire("document 7");
  * @example
- * const locks = createLocks<IDBPTransaction<Notes, string[], "readwrite">>({ database: await openDB<Notes>("app", 2, …) });
+ * const database = await openDB<Notes>("app", 2, …);
+ * const locks = createLocks<IDBPTransaction<Notes, string[], "readwrite">>({ database });
  */
 export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettings): Locks<Transaction>;
 
@@ -356,13 +368,14 @@ export function createLocks<Transaction = IDBTransaction>(settings?: LocksSettin
 export function setWasm(source: WasmSource): void;
 
 /**
- * The name of the object store that holds the leases, unless another is given: for the scope of transactions that
- * are to be fenced.
+ * The name of the object store that holds the leases, unless another is given: for the scope of transactions
+ * that are to be fenced.
  */
 export const LEASE_STORE: "leases";
 
 /**
- * The lease store in a schema of Dexie's: `db.version(2).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA })`.
+ * The lease store in a schema of Dexie's:
+ * `db.version(2).stores({ notes: "++id", [LEASE_STORE]: LEASE_SCHEMA })`.
  * It includes the mark by which {@link addLeaseStore}'s stores are known: an index that is always empty.
  */
 export const LEASE_SCHEMA: ",tab_lease";
@@ -432,10 +445,10 @@ export class StoreError extends Error {
    * - `STORE_STALLED`: no answer within `storeTimeoutMs`;
    * - `STORE_CORRUPT`: the lease record is damaged or not ours; it is left as it is;
    * - `STORE_FAILED`: reading or writing failed, or the disk is full;
-   * - `STORE_LOAD_FAILED`: the wasm could not be loaded, or the page's content security policy refused it; the
-   *   next call tries again;
-   * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function that
-   *   was replaced; all later calls fail with this, until the page is reloaded.
+   * - `STORE_LOAD_FAILED`: the wasm could not be loaded, or the page's content security policy refused it;
+   *   the next call tries again;
+   * - `STORE_BROKEN`: an exception has ended the wasm on this page, most likely one of a browser function
+   *   that was replaced; all later calls fail with this, until the page is reloaded.
    */
   readonly code:
     | "STORE_UNAVAILABLE"

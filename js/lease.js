@@ -5,12 +5,22 @@ import { bad, failed, LOSSES, lost, quoted } from "./errors.js";
 import { broken, whenBroken } from "./guard.js";
 import { asked, look, patchSignals, unwatch, watch } from "./signal.js";
 
-/** Releases what was dropped without a release, and says so: it is a bug that would block other tabs. */
+/** @import { AnyTransaction, Lease as Told } from "./index.js" */
+/** @import { App, Failure, Grip, LossCode, Raw } from "./internal.js" */
+
+/**
+ * Releases what was dropped without a release, and says so: it is a bug that would block other tabs.
+ * @type {FinalizationRegistry<Held> | undefined}
+ */
 let collected;
 
+/** @param {Grip} grip @param {Held} held */
 function watchCollection(grip, held) {
   collected ??= new FinalizationRegistry((held) => {
-    console.warn(`tab-lease: a lease of ${quoted(held.name)} was garbage-collected without release(); it is released now`);
+    console.warn(
+      `tab-lease: a lease of ${quoted(held.name)} was garbage-collected without release(); ` +
+        "it is released now",
+    );
     held.release();
     held.end("LEASE_COLLECTED");
   });
@@ -18,10 +28,11 @@ function watchCollection(grip, held) {
 }
 
 /**
- * What is held, and how that ends. It may outlive its `Lease`, which it does not refer to: else that
- * would never be collected.
+ * What is held, and how that ends. A `Held` may outlive its `Lease`. It does not refer to the `Lease`,
+ * because then the `Lease` would never be collected.
  */
-class Held {
+export class Held {
+  /** @param {string} name @param {Raw} raw */
   constructor(name, raw) {
     this.name = name;
     this.raw = raw;
@@ -29,11 +40,20 @@ class Held {
     this.token = raw.token;
     this.epoch = raw.epoch;
     this.dirty = raw.dirty;
+    /** @type {import("./errors.js").LeaseLostError | undefined} */
+    this.error = undefined;
+    /** @type {AbortController | undefined} */
+    this.controller = undefined;
+    /** @type {Promise<void> | undefined} */
+    this.released = undefined;
     watch(this);
     raw.lost().then(({ code }) => this.end(code));
   }
 
-  /** It is lost, for that reason, unless there was one before. */
+  /**
+   * It is lost, for that reason, unless there was one before.
+   * @param {LossCode} code @param {unknown} [cause]
+   */
   end(code, cause) {
     // Nothing is left to be released.
     this.forget();
@@ -44,7 +64,7 @@ class Held {
 
   /** The wasm has failed. */
   fail() {
-    return this.end("LEASE_BROKEN", broken().cause);
+    return this.end("LEASE_BROKEN", broken()?.cause);
   }
 
   /** Nobody is to be told any more. */
@@ -65,7 +85,7 @@ class Held {
     if (this.released) throw lost(this.name, this.token, "LEASE_RELEASED");
   }
 
-  /** Made when it is first asked for: whoever waits for a lease should not wait for that as well. */
+  /** Made when it is first read, so that no caller that waits for a lease waits for its signal as well. */
   get signal() {
     if (!this.controller) {
       patchSignals();
@@ -79,7 +99,7 @@ class Held {
   release() {
     if (!this.released) {
       this.forget();
-      // It does not fail: what cannot be released any more lapses by itself.
+      // It does not fail: a lease that cannot be released any more expires.
       this.released = bounded(() => this.raw.release()).catch(() => {});
     }
     return this.released;
@@ -91,13 +111,18 @@ class Held {
     try {
       return this.raw.share();
     } catch (failure) {
-      throw broken() ?? this.end(failure.code);
+      throw broken() ?? this.end(/** @type {any} */ (failure).code);
     }
   }
 
-  /** Fences a transaction of the platform's; resolves when the check has passed. */
+  /**
+   * Fences a transaction of the platform's; resolves when the check has passed.
+   * @param {IDBTransaction} transaction @param {boolean} reads
+   */
   fence(transaction, reads) {
-    let settle;
+    /** @type {(failure?: Failure) => void} */
+    let settle = () => {};
+    /** @type {Promise<void>} */
     const checked = new Promise((resolve, reject) => {
       const fail = () => {
         // Nobody will check it.
@@ -115,22 +140,23 @@ class Held {
       this.raw.fence(transaction, reads, settle);
     } catch (failure) {
       settle();
-      throw broken() ? this.fail() : this.failed(failure);
+      throw broken() ? this.fail() : this.failed(/** @type {Failure} */ (failure));
     }
     return checked;
   }
 
-  /** Makes the documented error of why a transaction was not fenced. */
+  /** Makes the documented error of why a transaction was not fenced. @param {Failure} failure */
   failed(failure) {
     const { code, detail, cause } = failure;
     if (code === "UNFIT") return bad(TypeError, `the transaction cannot be fenced: ${detail}`);
     if (code === "ABORTED") return cause;
     if (!(code in LOSSES)) return failed(this.name, undefined, failure);
-    // Now, not when the loss gets here by its own way.
-    return this.end(code);
+    // The signal is aborted now, not when the loss gets here by its own way.
+    return this.end(/** @type {LossCode} */ (code));
   }
 }
 
+/** @param {IDBTransaction} transaction */
 function undo(transaction) {
   try {
     transaction.abort();
@@ -139,19 +165,30 @@ function undo(transaction) {
   }
 }
 
-/** Runs `callback` in a fenced transaction of the app's database. */
+/**
+ * Runs `callback` in a fenced transaction of the app's database.
+ * @template T
+ * @param {Held} held @param {App | undefined} app
+ * @param {string | Iterable<string>} stores @param {"readonly" | "readwrite"} mode
+ * @param {(tx: any) => T | PromiseLike<T>} callback
+ */
 async function transact(held, app, stores, mode, callback) {
-  if (mode !== "readonly" && mode !== "readwrite") throw bad(TypeError, 'mode must be "readonly" or "readwrite"');
-  if (typeof callback !== "function") throw bad(TypeError, "transaction needs a callback, as its last argument");
-  if (!app) throw bad(TypeError, "the leases are not in a database of yours: see createLocks({ database: db })");
+  if (mode !== "readonly" && mode !== "readwrite")
+    throw bad(TypeError, 'mode must be "readonly" or "readwrite"');
+  if (typeof callback !== "function")
+    throw bad(TypeError, "transaction needs a callback, as its last argument");
+  if (!app)
+    throw bad(TypeError, "the leases are not in a database of yours: see createLocks({ database: db })");
   held.use();
   const transaction = app.transaction(stores, mode);
   const raw = unwrapped(transaction);
-  // Of what idb promises beside; it is told here.
+  // What idb promises beside it. A failure is told by the promise of this function.
   transaction.done?.catch(() => {});
   const over = new Promise((resolve, reject) => {
     raw.addEventListener("complete", resolve);
-    raw.addEventListener("abort", () => reject(raw.error ?? new DOMException("the transaction was aborted", "AbortError")));
+    raw.addEventListener("abort", () =>
+      reject(raw.error ?? new DOMException("the transaction was aborted", "AbortError")),
+    );
   });
   try {
     const checked = held.fence(raw, mode === "readonly");
@@ -169,9 +206,13 @@ async function transact(held, app, stores, mode, callback) {
 
 /** A member that says what is behind a lease: called, since what a Proxy returns may be one itself. */
 const TELL = Symbol("tab-lease");
+/** @type {Grip | undefined} */
 let grip;
 
-/** What is behind that lease, or that Proxy of one: the `Held`, and the locks that it is of. */
+/**
+ * What is behind that lease, or that Proxy of one: the `Held`, and the locks that it is of.
+ * @param {any} lease
+ */
 export function behind(lease) {
   lease?.[TELL]?.();
   const told = grip;
@@ -190,7 +231,7 @@ const ASKED = Object.fromEntries(
       get() {
         // What is asked of a lease that has run out is answered after its signal was aborted.
         look();
-        return behind(this).held[member];
+        return Reflect.get(/** @type {Grip} */ (behind(this)).held, member);
       },
     },
   ]),
@@ -209,22 +250,26 @@ class Lease {
  *
  * Each function keeps `mine`, and nothing else does: what is garbage-collected is a lease of which not even
  * one function can be called any more.
+ *
+ * @param {string} name @param {Raw} raw @param {object} locks @param {App | undefined} app
+ * @returns {Told<any>}
  */
 export function leaseOf(name, raw, locks, app) {
   const mine = { held: new Held(name, raw), locks };
   watchCollection(mine, mine.held);
   const held = () => (look(), mine.held);
-  const lease = new Lease();
+  const lease = /** @type {any} */ (new Lease());
   lease.name = name;
   Object.defineProperties(lease, ASKED);
-  lease.fence = (transaction) => {
+  lease.fence = (/** @type {AnyTransaction} */ transaction) => {
     held().use();
     const checked = mine.held.fence(checkTransaction(transaction), false);
-    // Whoever does not look hears of it from the transaction, and from the signal.
+    // A caller that ignores this promise hears of the loss from the transaction, and from the signal.
     checked.catch(() => {});
     return checked;
   };
-  lease.transaction = (...args) => transact(held(), app, ...args);
+  /** @type {Told<any>["transaction"]} */
+  lease.transaction = (stores, mode, callback) => transact(held(), app, stores, mode, callback);
   lease.release = () => held().release();
   lease[Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")] = () => held().release();
   lease[TELL] = () => void (grip = mine);

@@ -3,9 +3,14 @@ import { checkKeys, checkText } from "./arguments.js";
 import { isMarked, LEASE_STORE, MARK, unwrapped } from "./database.js";
 import { bad, notLeases } from "./errors.js";
 
+/** @import { LeaseStoreOptions } from "./index.js" */
+
 const PROBE = "tab-lease looks at a store";
 
-/** A store that is there already. An upgrade's transaction is reached by nothing but what it makes. */
+/**
+ * A store that is there already. An upgrade's transaction is reached by nothing but what it makes.
+ * @param {IDBDatabase} database @param {string} name
+ */
 function existing(database, name) {
   const upgrade = database.createObjectStore(PROBE).transaction;
   database.deleteObjectStore(PROBE);
@@ -15,12 +20,14 @@ function existing(database, name) {
 /**
  * Adds the lease store to a database of the app's, inside its upgrade handler. Does nothing if it is there.
  * Refuses another store of that name.
+ * @param {any} given @param {LeaseStoreOptions} [options]
  */
 export function addLeaseStore(given, options) {
   if (typeof given?.createObjectStore !== "function")
     throw bad(TypeError, "addLeaseStore needs an IDBDatabase");
   const name = checkText(checkKeys(options, ["name"], "options").name ?? LEASE_STORE, "name");
   const database = unwrapped(given);
+  /** @type {IDBObjectStore | undefined} */
   let store;
   try {
     if (database.objectStoreNames.contains(name)) store = existing(database, name);

@@ -3,6 +3,7 @@
 // UTF-8 where there are no coders: jsdom under Jest.
 
 class Encoder {
+  /** @param {string} text */
   encode(text) {
     const whole = text.replace(/[\uD800-\uDFFF]/gu, "\uFFFD");
     const bytes = encodeURIComponent(whole).match(/%..|./g) ?? [];
@@ -11,6 +12,7 @@ class Encoder {
 }
 
 class Decoder {
+  /** @param {Iterable<number>} bytes */
   decode(bytes = []) {
     return decodeURIComponent(Array.from(bytes, (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(""));
   }
@@ -19,9 +21,9 @@ class Decoder {
 export const TextEncoder = globalThis.TextEncoder ?? Encoder;
 export const TextDecoder = globalThis.TextDecoder ?? Decoder;
 
-/** The platform's. In Node an open one would keep the process from ending. */
+/** The platform's. In Node an open one would keep the process from ending. @param {string} name */
 export function BroadcastChannel(name) {
   const channel = new globalThis.BroadcastChannel(name);
-  channel.unref?.();
+  /** @type {{ unref?(): void }} */ (channel).unref?.();
   return channel;
 }

@@ -8,23 +8,28 @@
 import { cuts } from "../pkg/tab_lease.js";
 import { onEntry, whenBroken, whileOutside } from "./guard.js";
 
-/** What is held here, and not known to be lost. */
+/** @import { Held } from "./lease.js" */
+
+/** What is held here, and not known to be lost. @type {Set<Held>} */
 const live = new Set();
-/** No lease runs out before that time, unless `cuts` has changed since. */
+/** No lease expires before that time, unless `cuts` has changed since. */
 let earliest = Infinity;
+/** @type {number | undefined} */
 let seen;
-/** What has run out, and why, and is still to be told. */
+/** The leases that have expired and are still to be told, and why. @type {[Held, any][]} */
 const over = [];
 
+/** @param {Held} held */
 export function watch(held) {
   live.add(held);
   // Now, as far as it is known: a look at all of them for each new one would take its time.
   whileOutside(() => (earliest = Math.min(earliest, performance.now() + held.raw.left())));
 }
 
+/** @param {Held} held */
 export const unwatch = (held) => live.delete(held);
 
-/** Finds the leases that have run out since the last look. */
+/** Finds the leases that have expired since the last look. */
 function find() {
   const now = performance.now();
   if (now < earliest && cuts() === seen) return;
@@ -37,14 +42,14 @@ function find() {
   seen = cuts();
 }
 
-/** Aborts the signals of leases that have run out. Never throws: also those look who ask the platform. */
+/** Aborts the signals of leases that have expired. Never throws: getters of the platform call it, too. */
 export function look() {
   if (live.size === 0) return;
   try {
     whileOutside(find);
     // A listener that looks in the midst of this goes on with it before it is answered.
     while (over.length > 0) {
-      const [held, code] = over.shift();
+      const [held, code] = /** @type {[Held, any]} */ (over.shift());
       if (live.has(held)) held.end(code);
     }
   } catch {
@@ -55,13 +60,14 @@ export function look() {
 onEntry(look);
 whenBroken.add(() => live.forEach((held) => held.fail()));
 
-let patched;
+let patched = false;
 
 /** Makes every signal of this page look first: those made of a lease's signal are aborted with it. */
 export function patchSignals() {
   if (patched) return;
   patched = true;
   const { prototype } = AbortSignal;
+  /** @type {Record<string, any>} */
   const { aborted, reason, throwIfAborted } = Object.getOwnPropertyDescriptors(prototype);
   // As the platform's are: by name, by length, and not to be constructed.
   const looking = {
@@ -79,17 +85,20 @@ export function patchSignals() {
     },
   };
   for (const [name, native] of Object.entries({ aborted, reason, throwIfAborted })) {
-    const { get, value } = Object.getOwnPropertyDescriptor(looking, name);
+    const { get, value } = Object.getOwnPropertyDescriptor(looking, name) ?? {};
     // Old browsers lack some. In a frozen realm none can be changed: then only the leases' own signals look.
-    if (native?.configurable) Object.defineProperty(prototype, name, { ...native, ...(get ? { get } : { value }) });
+    if (native?.configurable)
+      Object.defineProperty(prototype, name, { ...native, ...(get ? { get } : { value }) });
   }
 }
 
 /**
  * Makes a signal's own members look: where the prototype could not be changed, and behind a Proxy, which the
  * platform's own members refuse.
+ * @param {AbortSignal} signal @param {() => void} look
  */
 export function asked(signal, look) {
+  /** @param {string} name */
   const fresh = (name) => ({
     configurable: true,
     get() {

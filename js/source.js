@@ -1,15 +1,27 @@
 // What the wasm can be made of: a URL, a response, bytes, a compiled module, or a promise of one.
 import { bad } from "./errors.js";
 
-/** By its tag, not by `instanceof`: another window's, or Node's under jsdom, will do as well. */
+/** @import { WasmInput, WasmSource } from "./index.js" */
+/** @import { Source } from "./internal.js" */
+
+/**
+ * By its tag, not by `instanceof`: another window's, or Node's under jsdom, will do as well.
+ * @param {unknown} value @param {string[]} tags
+ */
 const isA = (value, ...tags) => tags.includes(Object.prototype.toString.call(value).slice(8, -1));
 
+/** @param {unknown} value @returns {value is string | URL} */
 const isUrl = (value) => (typeof value === "string" && value !== "") || isA(value, "URL");
 
+/** @param {unknown} value @returns {value is WasmInput} */
 const isSource = (value) =>
   isUrl(value) || ArrayBuffer.isView(value) || isA(value, "Response", "ArrayBuffer", "WebAssembly.Module");
 
-/** A source that a caller gives, checked at once; a promise's value is checked when the wasm is needed. */
+/**
+ * A source that a caller gives, checked at once; a promise's value is checked when the wasm is needed.
+ * @param {any} [value]
+ * @returns {WasmSource}
+ */
 export function checkSource(value) {
   const promised = typeof value?.then === "function";
   if (!promised && !isSource(value)) {
@@ -20,7 +32,10 @@ export function checkSource(value) {
   return value;
 }
 
-/** Compiles a source. A function is the package's own, and gives one. */
+/**
+ * Compiles a source. A function is the package's own, and gives one.
+ * @param {Source | undefined} source
+ */
 export async function compile(source) {
   let given = await (typeof source === "function" ? source() : source);
   if (!isSource(given)) checkSource(); // what a promise was of

@@ -24,7 +24,10 @@ function packages(peers) {
   const version = (file) => JSON.parse(read(file)).version;
   const commit = ask("git", ["describe", "--always", "--dirty", "--exclude=*"]);
   const own = `${version("package.json")}${commit ? ` (${commit})` : ""}`;
-  return Object.fromEntries([["tab-lease", own], ...peers.map((name) => [name, version(`node_modules/${name}/package.json`)])]);
+  return Object.fromEntries([
+    ["tab-lease", own],
+    ...peers.map((name) => [name, version(`node_modules/${name}/package.json`)]),
+  ]);
 }
 
 /** Replaces what is between the markers. */
@@ -57,12 +60,17 @@ script(async () => {
   const plan = { ...(quick ? QUICK : FULL), ...wanted };
   const date = new Date().toISOString().slice(0, 10);
   const measured = await measure(plan, { say, before: flags.before && resolve(flags.before) });
-  if (measured.hidden > 0) throw new Error(`${measured.hidden} tabs were hidden: their timers were throttled`);
-  if (measured.coarse > 0) throw new Error(`${measured.coarse} tabs were not cross-origin isolated: their clock is coarse`);
+  if (measured.hidden > 0)
+    throw new Error(`${measured.hidden} tabs were hidden: their timers were throttled`);
+  if (measured.coarse > 0)
+    throw new Error(`${measured.coarse} tabs were not cross-origin isolated: their clock is coarse`);
   const run = {
     date,
     machine: machine(),
-    versions: { browser: measured.browser.replace("/", " "), packages: packages(["browser-tabs-lock", "idb-mutex", "navigator.locks"]) },
+    versions: {
+      browser: measured.browser.replace("/", " "),
+      packages: packages(["browser-tabs-lock", "idb-mutex", "navigator.locks"]),
+    },
     rounds: measured.rounds.length,
     plan,
     summary: summarise(measured),

@@ -20,11 +20,17 @@ export async function build() {
   say("wasm-pack build: Rust → pkg/ (WebAssembly and its JavaScript glue)");
   // Panic sites carry the path of their source file: the same on every machine, and short.
   const registry = join(env.CARGO_HOME ?? join(homedir(), ".cargo"), "registry/src");
-  const RUSTFLAGS = [registry, ...folders(registry)].map((folder) => `--remap-path-prefix=${folder}/=`).join(" ");
-  await must("wasm-pack", [
-    ..."build --release --target web --no-pack --no-typescript --out-dir pkg .".split(" "),
-    ..."--features npm".split(" "),
-  ], { extraEnv: { RUSTFLAGS } });
+  const RUSTFLAGS = [registry, ...folders(registry)]
+    .map((folder) => `--remap-path-prefix=${folder}/=`)
+    .join(" ");
+  await must(
+    "wasm-pack",
+    [
+      ..."build --release --target web --no-pack --out-dir pkg .".split(" "),
+      ..."--features npm".split(" "),
+    ],
+    { extraEnv: { RUSTFLAGS } },
+  );
   say("shrink: without what a page cannot see, then wasm-opt -Oz");
   const { shrink } = await import("./shrink.mjs");
   await shrink();

@@ -8,6 +8,7 @@ import { wasmModule } from "./wasm_text.mjs";
 export async function bundle() {
   const at = (file) => join(root, file);
   writeFileSync(at("pkg/tab_lease_wasm.js"), wasmModule(readFileSync(at("pkg/tab_lease_bg.wasm"))));
+  writeFileSync(at("pkg/tab_lease_wasm.d.ts"), "export function decode(): Uint8Array<ArrayBuffer>;\n");
   rmSync(at("dist"), { recursive: true, force: true });
   const make = (entry, outfile, format) =>
     build({

@@ -24,4 +24,13 @@ function withoutBrowser(glue) {
   return platform + replaced(glue, /arg0 instanceof Uint8Array/, isBytes);
 }
 
+/** The declarations that wasm-bindgen generates, of what is left: js/ is checked against them. */
+export function declarations(text) {
+  const exported = [
+    "export function imports(): WebAssembly.Imports;",
+    "export function finish(instance: WebAssembly.Instance): void;",
+  ];
+  return replaced(text, /^export type InitInput[\s\S]*$/m, `${exported.join("\n")}\n`);
+}
+
 export const tailored = (glue) => withoutBrowser(withoutLoading(glue));

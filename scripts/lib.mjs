@@ -57,7 +57,8 @@ export function run(command, args, { quiet = false, cwd = root, extraEnv = {}, t
 export async function must(command, args, options) {
   const done = await run(command, args, options);
   if (done.code !== 0) {
-    throw new Error(`${[command, ...args].join(" ")} failed with exit code ${done.code}${done.text ? `:\n${done.text}` : ""}`);
+    const said = done.text ? `:\n${done.text}` : "";
+    throw new Error(`${[command, ...args].join(" ")} failed with exit code ${done.code}${said}`);
   }
   return done.text;
 }

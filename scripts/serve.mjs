@@ -21,7 +21,13 @@ const FOLDERS = ["www", "js", "dist", "pkg", "tests/browser", "node_modules/idb"
  * Serves on `port` (0: any free one). `answer(request, response)` may return true to say that it has
  * answered a request itself. Resolves with `{ origin, close }`.
  */
-export function serve({ port = 0, folders = FOLDERS, base = root, home = "/www/", answer = () => false } = {}) {
+export function serve({
+  port = 0,
+  folders = FOLDERS,
+  base = root,
+  home = "/www/",
+  answer = () => false,
+} = {}) {
   const server = createServer(async (request, response) => {
     const end = (status, headers = {}) => response.writeHead(status, headers).end();
     try {

@@ -21,12 +21,17 @@ async function npmPackages(folder, what) {
 
 /** The test runners of tests/package/unit.test.mjs. */
 export async function setupUnit() {
-  await npmPackages(join(root, "tests/package/unit"), "the test runners that apps use (Jest, Vitest, jsdom, …)");
+  await npmPackages(
+    join(root, "tests/package/unit"),
+    "the test runners that apps use (Jest, Vitest, jsdom, …)",
+  );
 }
 
 async function rustTarget() {
   if (ask("cargo", ["--version"]) === null) {
-    throw new Error("Rust is missing: install it with rustup (the version is in rust-toolchain.toml), then run this again");
+    throw new Error(
+      "Rust is missing: install it with rustup (the version is in rust-toolchain.toml), then run this again",
+    );
   }
   // Where rustup rules, asking for the version has already installed what rust-toolchain.toml names.
   const sysroot = ask("rustc", ["--print", "sysroot"]);
@@ -43,7 +48,9 @@ async function cargoTool(name, bin, version, why, locked) {
 
 /** The version of a crate in Cargo.lock. */
 function locked(crate) {
-  const found = readFileSync(join(root, "Cargo.lock"), "utf8").match(new RegExp(`name = "${crate}"\\nversion = "([^"]+)"`));
+  const found = readFileSync(join(root, "Cargo.lock"), "utf8").match(
+    new RegExp(`name = "${crate}"\\nversion = "([^"]+)"`),
+  );
   return found[1];
 }
 
@@ -53,7 +60,9 @@ async function systemPackages(wanted) {
   if (missing.length === 0) return;
   const command = `apt-get install -y --no-install-recommends ${missing.join(" ")}`;
   if (process.getuid?.() !== 0 || ask("which", ["apt-get"]) === null) {
-    throw new Error(`missing: ${missing.join(", ")}. Install them from your system's packages (Debian: sudo ${command})`);
+    throw new Error(
+      `missing: ${missing.join(", ")}. Install them from your system's packages (Debian: sudo ${command})`,
+    );
   }
   say(`${command}: browsers for the tests`);
   env.DEBIAN_FRONTEND = "noninteractive";
@@ -67,7 +76,13 @@ export async function setupBuild() {
   await rustTarget();
   await cargoTool("wasm-pack", "wasm-pack", WASM_PACK, "builds and tests the wasm package", true);
   // wasm-bindgen's two halves must have one version; its published lock file names a crate that may be gone.
-  await cargoTool("wasm-bindgen-cli", "wasm-bindgen", locked("wasm-bindgen"), "generates the JavaScript glue", false);
+  await cargoTool(
+    "wasm-bindgen-cli",
+    "wasm-bindgen",
+    locked("wasm-bindgen"),
+    "generates the JavaScript glue",
+    false,
+  );
 }
 
 /** What the whole test suite needs, on top of {@link setupBuild}. */

@@ -9,7 +9,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import binaryen from "binaryen";
 import { transform } from "esbuild";
-import { tailored } from "./glue.mjs";
+import { declarations, tailored } from "./glue.mjs";
 import { must, root, TARGET } from "./lib.mjs";
 
 const UNSEEN = [
@@ -68,7 +68,10 @@ export async function shrink(pkg = join(root, "pkg")) {
     binaryen.Function.setBody(ref, module.unreachable());
     emptied++;
   }
-  if (emptied < 20) throw new Error(`only ${emptied} functions to empty: the module has lost its names, or Rust has renamed them`);
+  if (emptied < 20)
+    throw new Error(
+      `only ${emptied} functions to empty: the module has lost its names, or Rust has renamed them`,
+    );
   writeFileSync(wasm, module.emitBinary());
   module.dispose();
   await must("wasm-opt", [
@@ -80,4 +83,6 @@ export async function shrink(pkg = join(root, "pkg")) {
   const text = patch(tailored(readFileSync(glue, "utf8")));
   const { code } = await transform(text, { minify: true, format: "esm", target: TARGET });
   writeFileSync(glue, code);
+  const types = join(pkg, "tab_lease.d.ts");
+  writeFileSync(types, declarations(readFileSync(types, "utf8")));
 }

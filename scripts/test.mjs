@@ -45,7 +45,10 @@ async function nodeTests(folder, { only, without = [], extraEnv } = {}) {
   const found = readdirSync(join(root, folder)).filter((file) => file.endsWith(".test.mjs"));
   const files = only ?? found.filter((file) => !without.includes(file));
   const args = ["--test", "--test-concurrency=1", "--test-timeout=300000", "--test-reporter=tap"];
-  const done = await run("node", [...args, ...files.sort().map((file) => join(folder, file))], { tee: true, extraEnv });
+  const done = await run("node", [...args, ...files.sort().map((file) => join(folder, file))], {
+    tee: true,
+    extraEnv,
+  });
   tally(done, NODE);
   cannot.push(...[...done.text.matchAll(/^# (\w+ cannot .*)/gm)].map(([, line]) => line));
 }
@@ -70,7 +73,10 @@ async function wasmTests(...browser) {
   const files = readdirSync(join(root, "tests")).filter((file) => /^indexed_db_.*\.rs$/.test(file));
   const tests = files.flatMap((file) => ["--test", file.slice(0, -".rs".length)]);
   const extraEnv = { WASM_BINDGEN_TEST_TIMEOUT: "120" };
-  tally(await run("wasm-pack", ["test", "--headless", ...browser, "--", ...tests], { tee: true, extraEnv }), CARGO);
+  tally(
+    await run("wasm-pack", ["test", "--headless", ...browser, "--", ...tests], { tee: true, extraEnv }),
+    CARGO,
+  );
 }
 
 const STAGES = {
@@ -78,7 +84,11 @@ const STAGES = {
     const clippy = ["clippy", "--all-targets", "--quiet"];
     await check("cargo", ["fmt", "--check"]);
     await check("cargo", [...clippy, "--", "-D", "warnings"]);
-    await check("cargo", [...clippy, "--target", "wasm32-unknown-unknown", "--features", "npm", "--", "-D", "warnings"]);
+    const wasm = ["--target", "wasm32-unknown-unknown", "--features", "npm"];
+    await check("cargo", [...clippy, ...wasm, "--", "-D", "warnings"]);
+    await check("oxlint", ["js", "scripts", "tests"]);
+    await check("tsc", ["-p", "."]);
+    await nodeTests("tests/tidy");
   },
   native: async () => tally(await run("cargo", ["test"], { tee: true }), CARGO),
   wasm: async () => {
@@ -92,7 +102,7 @@ const STAGES = {
 };
 
 const WHAT = {
-  lint: "cargo fmt and clippy, native and wasm32",
+  lint: "cargo fmt and clippy, native and wasm32; oxlint and tsc over js/; that the house is tidy",
   native: "the rules, the lock and the memory store, natively",
   wasm: "the IndexedDB store in Chromium and Firefox: window, dedicated worker, shared worker",
   browser: "real Chromium tabs, and the benchmark",
@@ -104,7 +114,8 @@ const WHAT = {
 script(async () => {
   const stages = process.argv.slice(2);
   for (const stage of stages) {
-    if (!(stage in STAGES)) throw new Error(`there is no stage "${stage}", but ${Object.keys(STAGES).join(", ")}`);
+    if (!(stage in STAGES))
+      throw new Error(`there is no stage "${stage}", but ${Object.keys(STAGES).join(", ")}`);
   }
   await setupTest();
   await build();
@@ -117,7 +128,8 @@ script(async () => {
       count.failed++;
     }
   }
-  if (cannot.length > 0) console.log(`\nNot shown in every browser:\n${cannot.map((line) => `  ${line}`).join("\n")}`);
+  if (cannot.length > 0)
+    console.log(`\nNot shown in every browser:\n${cannot.map((line) => `  ${line}`).join("\n")}`);
   console.log(`\n${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
   if (count.failed > 0) process.exitCode = 1;
 });

@@ -2,9 +2,9 @@
 //
 // Base64 spoils what compressors live on, because three bytes become four characters and no byte looks like
 // itself twice. Here the 86 most frequent bytes are one character each, and the others two. 185,672 bytes of
-// wasm become 197 kB of ASCII and 73 kB of brotli (the wasm itself: 71 kB; Base64: 248 and 90 kB; hexadecimal:
-// 371 and 76 kB). No character of it is ever escaped: not in any kind of string literal, not by a bundler's
-// ASCII output, not in an inline script.
+// wasm become 197 kB of ASCII and 73 kB of brotli (the wasm itself: 71 kB; Base64: 248 and 90 kB;
+// hexadecimal: 371 and 76 kB). No character of it is ever escaped: not in any kind of string literal, not by
+// a bundler's ASCII output, not in an inline script.
 const UNSAFE = "\"'`\\$<&";
 const PRINTABLE = Array.from({ length: 95 }, (_, n) => String.fromCharCode(32 + n));
 const ALPHABET = PRINTABLE.filter((char) => !UNSAFE.includes(char));

@@ -10,7 +10,7 @@
 //! - the grant came with a real lock of that very name;
 //! - the same manager has said before, to this watcher, that *somebody else* held that beacon.
 //!
-//! Whoever cannot prove an end observes the lease, as if there were no beacons.
+//! A tab that cannot prove an end observes the lease, as if there were no beacons.
 //!
 //! # Example
 //!

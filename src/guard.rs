@@ -40,7 +40,7 @@ pub(crate) enum Standing {
 static CUTS: AtomicUsize = AtomicUsize::new(0);
 
 /// A number that changes whenever a lease of this process is lost, or is good for a shorter time than
-/// was known before. Whoever remembers when the first lease runs out looks again then.
+/// was known before. A caller that remembers when the first lease expires must look again then.
 #[cfg_attr(
     not(feature = "npm"),
     allow(dead_code, reason = "only the npm surface remembers")
@@ -160,7 +160,7 @@ impl Lease {
         self.stand().standing
     }
 
-    /// Stands like that from now on; whoever waits for that is told.
+    /// Stands like that from now on. All waiters are told.
     pub(crate) fn enter(&self, standing: Standing) {
         let waiters = {
             let mut stand = self.stand();
@@ -187,7 +187,7 @@ impl Lease {
     /// A new guard. Only for a call that the contender has counted.
     pub(crate) fn guard(self: &Arc<Self>, dirty: bool) -> CrossProcessStoreLockGuard {
         if self.guards.fetch_add(1, Ordering::AcqRel) == 0 {
-            // Whoever waits for the release of an earlier guard need not wait any longer.
+            // The release of an earlier guard resolves: the lock is used again.
             self.enter(Standing::Held);
         }
         let lease = Arc::clone(self);
@@ -268,8 +268,7 @@ impl<T> Drop for Changes<T> {
     }
 }
 
-/// Whether whoever has let go need not wait any longer: the lock has left this process, or could, or is
-/// used again.
+/// Whether a release is over: the lock has left this process, or lingers, or is used again.
 pub(crate) fn is_free(lease: &Lease, standing: Standing) -> bool {
     standing != Standing::Held || lease.is_used()
 }
@@ -311,7 +310,7 @@ impl CrossProcessStoreLockGuard {
 
     /// Which series of tokens [`token`](Self::token) is of: a random number below 2⁵³ that the lock's record
     /// is given when it is created. A new record, after a store was deleted, has another epoch. Tokens are
-    /// ordered only within one epoch: whoever compares tokens compares those of one epoch.
+    /// ordered only within one epoch. Compare tokens of one epoch only.
     ///
     /// # Example
     ///
@@ -368,8 +367,8 @@ impl CrossProcessStoreLockGuard {
         })
     }
 
-    /// Another guard of the same lease, at once: whoever waits for the lock is not asked. For code that runs
-    /// under the lock and calls code that takes it. The lock is released when both guards are dropped.
+    /// Another guard of the same lease, at once, even if others wait for the lock. For code that runs under
+    /// the lock and calls code that takes the lock again. The lock is released when both guards are dropped.
     ///
     /// # Errors
     ///
@@ -411,10 +410,9 @@ impl CrossProcessStoreLockGuard {
         })
     }
 
-    /// Drops the guard. If it was the last, resolves when whoever asks next gets the lock: it was handed
-    /// to whoever waited, or the store was told, or it lingers here until the next beat and the first
-    /// message ends that. Never fails: a lease that the store could not be told about lapses by itself,
-    /// and nobody waits for longer than that.
+    /// Drops the guard. If it was the last, resolves when the next holder can have the lock. That is when
+    /// the lock was handed to a waiter, or the store was told, or the lock lingers here until the first
+    /// message. Never fails: a lease that the store could not be told about expires, and the wait ends then.
     pub fn release(self) -> impl Future<Output = ()> + use<> {
         let released = Changes::new(&self.lease, |lease, standing| {
             match is_free(lease, standing) {

@@ -9,7 +9,8 @@
 //!
 //! - [`rules`]: the pure lease rules; every decision about a shared record.
 //! - [`participant`]: the pure tab side; what a holder may believe, when a waiter may take over.
-//! - [`turns`]: when a busy tab lets others have the lock; [`evidence`]: when a tab is believed to be dead. Pure.
+//! - [`turns`]: when a busy tab lets others have the lock. Pure.
+//! - [`evidence`]: when another tab is believed to be dead. Pure.
 //! - [`contender`]: one lock object, whole, and pure; what is done about it, and when.
 //! - `driver`: performs what contenders decide. The only room that awaits.
 //! - [`message`]: what those who contend tell each other, and the bytes of it.

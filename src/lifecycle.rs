@@ -8,7 +8,7 @@
 //!
 //! In a browser the page's own events say so ([`Lifecycle::page`]). A worker has no such events: it is
 //! not throttled when its page is hidden, and one that is stopped finds its lease run out. Natively
-//! whoever can know of it says so ([`Lifecycle::new`]).
+//! the program says so by [`Lifecycle`]'s methods ([`Lifecycle::new`]).
 //!
 //! [`BackingStore::leave`]: crate::BackingStore::leave
 

@@ -26,8 +26,8 @@ pub trait Beacon: MaybeSend + MaybeSync + 'static {
         Box::pin(std::future::ready(()))
     }
 
-    /// Whether the end of `tab`, whose beacon was lit, would be told by [`Beacon::ended`]. If not, whoever
-    /// waits for that tab's lease watches the lease more closely.
+    /// Whether [`Beacon::ended`] would tell the end of `tab`, whose beacon was lit. If not, a waiter for that
+    /// tab's lease watches the lease more closely.
     fn is_watched(&self, tab: &str) -> bool {
         let _ = tab;
         true

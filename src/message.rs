@@ -1,8 +1,9 @@
 //! What those who contend for a key tell each other, and the bytes of it.
 //!
 //! A message may be lost, late or repeated; what is done on it, and whether, is for the
-//! [participant](crate::participant) to say. Whoever misses one asks the store when its pause is over.
-//! (Forged it must not be: whoever can write to the channel could as well delete the store.)
+//! [participant](crate::participant) to say. A tab that misses a message asks the store when its pause is
+//! over.
+//! (Messages are trusted. Code that can write to the channel could as well delete the store.)
 
 use serde::{Deserialize, Serialize};
 

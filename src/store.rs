@@ -82,15 +82,15 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     }
 
     /// As [`Command::Quit`] by `who`, who is about to be stopped, perhaps for good: so it must need no
-    /// answer, and leave nothing half-done. Whoever is granted the lock by it finds out by asking.
+    /// answer, and leave nothing half-done. A waiter that is granted the lock by that finds out by asking.
     ///
     /// Best effort. A store that does nothing of the kind lets the lease lapse.
     fn leave(&self, key: &str, who: &Requester) {
         let _ = (key, who);
     }
 
-    /// Resolves when the store is about to be closed by somebody else, who may delete it or write to it
-    /// by other rules. Leases end by that. Never, where that does not happen.
+    /// Resolves when someone else is about to close this store (a deletion, an upgrade). All leases in it end
+    /// then. A store that cannot be closed from outside returns a future that never resolves.
     fn closing(&self) -> BoxFuture<()> {
         Box::pin(std::future::pending())
     }

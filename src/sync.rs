@@ -17,7 +17,7 @@ pub(crate) struct Notify(Mutex<Waiting>);
 struct Waiting {
     /// How often all were notified.
     round: u64,
-    /// Whoever comes next need not wait: one was notified, and nobody has heard of it yet.
+    /// One waiter was notified before there was any. The next one need not wait.
     permit: bool,
     last_id: u64,
     wakers: Vec<(u64, Waker)>,
@@ -57,7 +57,7 @@ impl Notify {
     /// They look for themselves whether it was for them.
     fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
         let wakers = std::mem::take(&mut waiting.wakers);
-        // Out of the lock: whoever is woken may run at once.
+        // Out of the mutex: a task that is woken may run at once.
         drop(waiting);
         for (_, waker) in wakers {
             waker.wake();

@@ -21,7 +21,7 @@ fn a_grant_of_a_beacon_that_was_seen_held_by_another_proves_an_end() {
 }
 
 #[test]
-fn nothing_less_does() {
+fn any_weaker_word_proves_nothing() {
     for words in [
         &[HELD][..],
         &[GRANTED],

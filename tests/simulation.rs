@@ -1,7 +1,8 @@
 //! The real lock code on the memory store, in thousands of random schedules: up to eight tabs and
 //! more that come after a crash, with stores that are late, fail and lose answers, messages that are
 //! late, lost and repeated, beacons that come on and go out late, tabs without either, fenced
-//! transactions in every other schedule (in every sixteenth they hold up the store), tabs that freeze and crash, several lock objects in one tab, callers that give up, wall clocks that jump, and
+//! transactions in every other schedule (in every sixteenth they hold up the store), tabs that freeze
+//! and crash, several lock objects in one tab, callers that give up, wall clocks that jump, and
 //! leases taken away by force.
 //!
 //! Everything follows from a seed, and time is virtual, so a failure can be looked at again:
@@ -127,7 +128,8 @@ fn random_schedules_break_no_guarantee() {
         let story = play(seed, true);
         let last = story.log.len().saturating_sub(60);
         panic!(
-            "seed {seed} failed {}\nIts last events:\n{}\nReplay: TAB_LEASE_SEED={seed} cargo test --test simulation random",
+            "seed {seed} failed {}\nIts last events:\n{}\n\
+             Replay: TAB_LEASE_SEED={seed} cargo test --test simulation random",
             story
                 .failure
                 .unwrap_or_else(|| "at first, but not again".to_owned()),

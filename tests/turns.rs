@@ -1,4 +1,4 @@
-//! Turns between a tab's own calls and whoever waits elsewhere: the pure rule, and the lock that follows
+//! Turns between a tab's own calls and tabs that wait elsewhere: the pure rule, and the lock that follows
 //! it, on virtual time. `tests/model/turns.rs` explores every order of calls.
 #![cfg(not(target_arch = "wasm32"))]
 
@@ -173,7 +173,7 @@ async fn code_under_the_lock_that_takes_it_again_goes_on_after_the_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_does_not_go_before_whoever_waits() {
+async fn a_try_does_not_go_before_a_tab_that_waits() {
     let (busy, other) = two();
     let guard = busy.acquire(None).await.unwrap();
     assert!(

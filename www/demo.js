@@ -7,7 +7,7 @@ import { startLate } from "./late.js";
 import { announce, answers, events, hello, hueOf, join, me, on } from "./tabs.js";
 import { drawLog, startTimeline } from "./timeline.js";
 
-// Longer than the default, so that one sees it run out.
+// Longer than the default, so that a person sees a lease expire.
 const LEASE_MS = 3000;
 const POLL_MS = 500;
 const HELLO_MS = 2000;
@@ -225,7 +225,7 @@ async function hang() {
   setText($("phase-detail"), `Awake again, after hanging for ${seconds} s.`);
 }
 
-/** What a browser tells a page that it is about to freeze, and one that goes on. The page itself stays awake here. */
+/** The events of a page that the browser freezes, and lets go on. The page itself stays awake here. */
 function freeze() {
   const frozen = $("freeze").getAttribute("aria-pressed") !== "true";
   $("freeze").setAttribute("aria-pressed", String(frozen));
@@ -240,8 +240,8 @@ function hangHint() {
   const seconds = Number($("hang-seconds").value) || 0;
   const outcome =
     seconds * 1000 > LEASE_MS
-      ? "If it holds the lock, a tab that waits takes over 3 s after the last renewal; when this one wakes, it is told that its lease was lost."
-      : "That is shorter than the 3 s lease, so if it holds the lock it keeps it.";
+      ? "If this tab holds the lock, a tab that waits takes over 3 s after the last renewal. When this tab wakes, it is told that its lease was lost."
+      : "That is shorter than the 3 s lease: a tab that holds the lock keeps it.";
   setText($("hang-hint"), `This tab will answer to nothing for ${seconds} s. ${outcome}`);
 }
 
@@ -311,7 +311,7 @@ function showLock(held, pending) {
       ),
     );
     if (!heard) {
-      const text = "That tab does not answer: it hangs, or is gone. Its record stays until another tab, having seen it stand still for a whole lease, takes over.";
+      const text = "That tab does not answer: it hangs, or is gone. Its record stays until another tab has seen the record stand still for a whole lease, and takes over.";
       $("lock").append(el("p", { class: "notice" }, text));
     }
     $("other-locks").replaceChildren();

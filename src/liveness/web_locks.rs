@@ -171,7 +171,7 @@ struct Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Chromium takes most of a ms for it: whoever got the lock goes on first.
+        // Chromium takes most of a ms for an abort: the caller that got the lock goes on first.
         let abort = self.abort.clone();
         Spawner::current().spawn(async move {
             platform::step_back().await;

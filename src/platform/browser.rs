@@ -92,8 +92,8 @@ fn post_task(ms: f64, task: &JsValue) -> Option<JsValue> {
     })
 }
 
-/// What is to be waited for, of a browser function that may be a stand-in: a promise as it is (another
-/// one around it would be a task more for whoever counts them, as zone.js does), or anything else.
+/// A promise of what a browser function, or a stand-in for one, has answered. A promise is passed on as it
+/// is: another promise around it would be one more task for libraries that count tasks (zone.js).
 pub fn promised(value: JsValue) -> Promise {
     let then = Reflect::get(&value, &"then".into());
     if then.is_ok_and(|then| then.is_function()) {

@@ -84,7 +84,10 @@ test("a holder whose beacon nobody can see has no longer lease than usual", asyn
     }, name);
   await Promise.all([hold(odd, "beacon odd"), hold(sound, "beacon sound")]);
   const length = (name) =>
-    odd.evaluate(async (name) => (await tabLease.query()).held.find((lock) => lock.name === name).leaseMs, name);
+    odd.evaluate(
+      async (name) => (await tabLease.query()).held.find((lock) => lock.name === name).leaseMs,
+      name,
+    );
   await until("nobody has waited for a while", async () => (await length("beacon sound")) > 2_000);
   assert.equal(await length("beacon odd"), 500);
 });

@@ -39,7 +39,11 @@ test("the benchmark measures every contender, and the locks lose no update", asy
     }
   }
   const { failed, times, plain } = round.fenced[SUBJECT];
-  assert.deepEqual([failed, times.length === plain.length, times.length >= 3], [undefined, true, true], "fenced");
+  assert.deepEqual(
+    [failed, times.length === plain.length, times.length >= 3],
+    [undefined, true, true],
+    "fenced",
+  );
   // The peers may lose updates: their exclusion rests on timing. These two must not.
   for (const name of [SUBJECT, NATIVE]) {
     const { failed, errors, lost, sections } = round.contention[name][2];
@@ -56,6 +60,14 @@ test("the benchmark measures every contender, and the locks lose no update", asy
   assert.deepEqual([calls.failed, calls.sections, calls.overlaps], [undefined, 10, 0]);
   assert.equal(summary.beforeAfter, undefined, "there was no other checkout");
 
-  const run = { date: "today", machine: {}, versions: { browser: "", packages: {} }, rounds: 1, plan: { ...FULL, ...PLAN }, summary };
-  for (const text of [results(run), readmeTable(run), chart(run)]) assert.doesNotMatch(text, /NaN|undefined ms|\[object/);
+  const run = {
+    date: "today",
+    machine: {},
+    versions: { browser: "", packages: {} },
+    rounds: 1,
+    plan: { ...FULL, ...PLAN },
+    summary,
+  };
+  for (const text of [results(run), readmeTable(run), chart(run)])
+    assert.doesNotMatch(text, /NaN|undefined ms|\[object/);
 });

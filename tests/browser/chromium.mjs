@@ -54,23 +54,8 @@ function blockSiteData(profile) {
   writeFileSync(join(profile, "Default/Preferences"), JSON.stringify(preferences));
 }
 
-/** A browser of its own, started with those flags, with a server for its pages. Close it when done. */
-export async function launch({ answer, flags = [], siteDataBlocked } = {}) {
-  const server = await serve({ answer });
-  const profile = temporaryFolder("chromium");
-  if (siteDataBlocked) blockSiteData(profile.path);
-  const program = start("chromium", [...FLAGS, ...flags, `--user-data-dir=${profile.path}`, "about:blank"]);
-  const end = async () => {
-    await program.stop();
-    await server.close();
-    profile.remove();
-  };
-  const browser = await connect(program, profile.path).catch(async (error) => {
-    await end();
-    throw error;
-  });
-  const context = browser.contexts()[0];
-  const devtools = await browser.newBrowserCDPSession();
+/** Opens tabs, and does to them what happens to tabs. */
+function tabs({ context, devtools, origin }) {
   const ids = new WeakMap();
 
   async function targetOf(page) {
@@ -93,12 +78,9 @@ export async function launch({ answer, flags = [], siteDataBlocked } = {}) {
   }
 
   return {
-    origin: server.origin,
-    devtools,
-
     /** Opens a tab on a page of this repository (or any other), and waits until `window.ready` is set. */
     async open(page = "/tests/browser/page.html") {
-      const url = new URL(page, server.origin).href;
+      const url = new URL(page, origin).href;
       const { targetId } = await devtools.send("Target.createTarget", { url, newWindow: true });
       // By its id: when several are opened at once, the next page that appears may be another's.
       const tab = await until("the tab is open", async () => {
@@ -131,38 +113,68 @@ export async function launch({ answer, flags = [], siteDataBlocked } = {}) {
       await page.send("Page.setWebLifecycleState", { state: "active" });
       await setWindow(tab, "normal");
     },
+  };
+}
 
-    /** Kills the renderer of a tab, and tells when. The tab is of no further use; close it. */
-    async crash(tab) {
-      const page = await context.newCDPSession(tab);
-      const crashed = new Promise((resolve) => tab.once("crash", resolve));
-      const at = Date.now();
-      page.send("Page.crash").catch(() => {});
-      await crashed;
-      return at;
-    },
+/** What only DevTools can do to a tab or a site. */
+const devices = ({ context, devtools, origin }) => ({
+  /** Kills the renderer of a tab, and tells when. The tab is of no further use; close it. */
+  async crash(tab) {
+    const page = await context.newCDPSession(tab);
+    const crashed = new Promise((resolve) => tab.once("crash", resolve));
+    const at = Date.now();
+    page.send("Page.crash").catch(() => {});
+    await crashed;
+    return at;
+  },
 
-    async stopServiceWorkers(tab) {
-      const page = await context.newCDPSession(tab);
-      await page.send("ServiceWorker.enable");
-      await page.send("ServiceWorker.stopAllWorkers");
-    },
+  async stopServiceWorkers(tab) {
+    const page = await context.newCDPSession(tab);
+    await page.send("ServiceWorker.enable");
+    await page.send("ServiceWorker.stopAllWorkers");
+  },
 
-    /** Collects the garbage of a tab. */
-    collect: (tab) => tab.evaluate(() => gc()),
+  /** Collects the garbage of a tab. */
+  collect: (tab) => tab.evaluate(() => gc()),
 
-    /** Clears what the site of a tab has stored, as a user may. */
-    async clearSiteData(tab) {
-      const page = await context.newCDPSession(tab);
-      await page.send("Storage.clearDataForOrigin", { origin: server.origin, storageTypes: "indexeddb" });
-    },
+  /** Clears what the site of a tab has stored, as a user may. */
+  async clearSiteData(tab) {
+    const page = await context.newCDPSession(tab);
+    await page.send("Storage.clearDataForOrigin", { origin, storageTypes: "indexeddb" });
+  },
 
-    /** How many renderer processes show pages of ours. */
-    async renderers() {
-      const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");
-      return processInfo.filter(({ type }) => type === "renderer").length;
-    },
-    spare: 0,
+  /** How many renderer processes show pages of ours. */
+  async renderers() {
+    const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");
+    return processInfo.filter(({ type }) => type === "renderer").length;
+  },
+  spare: 0,
+});
+
+/** A browser of its own, started with those flags, with a server for its pages. Close it when done. */
+export async function launch({ answer, flags = [], siteDataBlocked } = {}) {
+  const server = await serve({ answer });
+  const profile = temporaryFolder("chromium");
+  if (siteDataBlocked) blockSiteData(profile.path);
+  const program = start("chromium", [...FLAGS, ...flags, `--user-data-dir=${profile.path}`, "about:blank"]);
+  const end = async () => {
+    await program.stop();
+    await server.close();
+    profile.remove();
+  };
+  const browser = await connect(program, profile.path).catch(async (error) => {
+    await end();
+    throw error;
+  });
+  const { origin } = server;
+  const devtools = await browser.newBrowserCDPSession();
+  const here = { context: browser.contexts()[0], devtools, origin };
+
+  return {
+    origin,
+    devtools,
+    ...tabs(here),
+    ...devices(here),
 
     async close() {
       // Its own way out, so that no child process still writes to the profile.

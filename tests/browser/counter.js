@@ -35,7 +35,7 @@ export const counter = {
     });
   },
 
-  /** A read and a write in two transactions: whoever gets in between is overwritten. */
+  /** A read and a write in two transactions: a write in between is overwritten. */
   async increment(name) {
     const value = await counter.read(name);
     await counter.write(name, value + 1);

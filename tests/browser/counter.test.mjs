@@ -29,7 +29,8 @@ async function contend(count, locked) {
     const log = [];
     await (window.going = started());
     for (let section = 0; section < sections; section++) {
-      const increment = (lease) => counter.increment(name).then((value) => log.push({ value, token: lease?.token }));
+      const increment = (lease) =>
+        counter.increment(name).then((value) => log.push({ value, token: lease?.token }));
       await (locked ? lock.withLease("counter", increment) : increment());
     }
     return log;
@@ -48,10 +49,14 @@ for (const count of [2, 4, 8]) {
   test(`G1 exclusion: ${count} tabs under the lock lose no update`, async () => {
     const { counted, log } = await contend(count, true);
     assert.equal(counted, SECTIONS);
-    // Whoever wrote later held a higher token, or went on under the same one.
+    // A later writer held a higher token, or went on under the same one.
     log.sort((a, b) => a.value - b.value);
-    assert.deepEqual(log.map(({ value }) => value), Array.from({ length: SECTIONS }, (_, n) => n + 1));
-    for (let n = 1; n < log.length; n++) assert.ok(log[n].token >= log[n - 1].token, `token went backwards at ${n}`);
+    assert.deepEqual(
+      log.map(({ value }) => value),
+      Array.from({ length: SECTIONS }, (_, n) => n + 1),
+    );
+    for (let n = 1; n < log.length; n++)
+      assert.ok(log[n].token >= log[n - 1].token, `token went backwards at ${n}`);
   });
 
   test(`the same ${count} tabs without the lock lose updates`, async () => {

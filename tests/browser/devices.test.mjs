@@ -1,4 +1,4 @@
-// One user, two devices: two browsers with profiles of their own, and a server that does what the README says,
+// One user, two devices: two browsers with profiles of their own, and a server that does what README.md says,
 // by its own SQL. A token means nothing to the other device, and still refuses a stale tab of the same one.
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";

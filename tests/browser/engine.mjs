@@ -27,8 +27,8 @@ const ABILITIES = {
 };
 
 /**
- * A test that needs an ability, if any. Where the engine has not got it, it is not skipped, because nothing was
- * left out that could have been done: it is no test there, and is listed at the end.
+ * A test that may need an ability. Where the engine lacks the ability, the test does not count as skipped,
+ * because nothing was left out that could have been done. It is listed at the end.
  */
 export function testThat(title, ability, run) {
   if (!ability || can[ability]) test(title, run);

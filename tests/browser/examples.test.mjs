@@ -10,7 +10,10 @@ const visits = example("js", "However many tabs");
 const modules = {
   visits,
   unlocked: visits
-    .replace(/^import .*$/m, "const { signal } = new AbortController(), withLease = (_, run) => run({ signal });")
+    .replace(
+      /^import .*$/m,
+      "const { signal } = new AbortController(), withLease = (_, run) => run({ signal });",
+    )
     .replace('open("visits"', 'open("unlocked"'),
   calls: example("js", "tryAcquire"),
   notes: `${example("js", '"notes app"')}\nexport const db = request.result;`,

@@ -40,7 +40,7 @@ async function open(database, wrapper = "raw", settings = { leaseMs: 5_000, hear
 
 const acquire = (tab) => tab.evaluate(async () => (window.lease = await locks.acquire("notes")).token);
 
-/** Takes the lease away from its holder, who does not know before its next beat: for another tab, or nobody. */
+/** Takes the lease from its holder, which learns of that with its next beat. `heir`: the tab that gets it. */
 async function supersede(database, heir) {
   const tab = heir ?? tabs[0];
   await tab.evaluate(async (database) => {
@@ -63,7 +63,10 @@ for (const wrapper of WRAPPERS) {
     assert.deepEqual((await write(b, "text", "second")).error ?? undefined, undefined);
 
     const { error } = await write(a, "text", "stale");
-    assert.deepEqual({ ...error, message: "" }, { name: "LeaseLostError", code: "LEASE_SUPERSEDED", token, message: "" });
+    assert.deepEqual(
+      { ...error, message: "" },
+      { name: "LeaseLostError", code: "LEASE_SUPERSEDED", token, message: "" },
+    );
     assert.equal(await b.evaluate(() => app.read(db, "text")), "second");
     const reason = await a.evaluate(() => lease.signal.aborted && lease.signal.reason.code);
     assert.equal(reason, "LEASE_SUPERSEDED", "the signal aborts with it");
@@ -117,7 +120,9 @@ test("commit() in haste commits nothing before the check, and something after it
 test("a lease that began by a message is fenced before the store knows of it", async () => {
   const database = fresh();
   // They beat every second: nothing but messages hands over.
-  const pair = await Promise.all([0, 1].map(() => open(database, "raw", { leaseMs: 2_000, heartbeatMs: 1_000 })));
+  const pair = await Promise.all(
+    [0, 1].map(() => open(database, "raw", { leaseMs: 2_000, heartbeatMs: 1_000 })),
+  );
   const counts = await Promise.all(
     pair.map((tab) =>
       tab.evaluate(async () => {
@@ -152,7 +157,7 @@ test("a lease that began by a message is fenced before the store knows of it", a
   assert.equal(await pair[0].evaluate(() => app.read(db, "count")), 60);
 });
 
-test("an unfit transaction, or a lease that is over, is refused before anything is queued", async () => {
+test("an unfit transaction is refused before anything is queued", async () => {
   const database = fresh();
   const tab = await open(database);
   await acquire(tab);
@@ -163,7 +168,9 @@ test("an unfit transaction, or a lease that is over, is refused before anything 
     finished.abort();
     const inactive = db.transaction(["notes", "leases"], "readwrite");
     inactive.objectStore("notes").count();
-    const inactivated = new Promise((resolve) => setTimeout(() => resolve(thrown(() => lease.fence(inactive)))));
+    const inactivated = new Promise((resolve) =>
+      setTimeout(() => resolve(thrown(() => lease.fence(inactive)))),
+    );
     const fence = (lease, tx) => {
       const error = thrown(() => lease.fence(tx));
       try {
@@ -183,7 +190,13 @@ test("an unfit transaction, or a lease that is over, is refused before anything 
       ownTransaction: (await outcome(own.transaction("notes", "readwrite", () => {}))).error,
       mode: (await outcome(lease.transaction("notes", "readwrite!", () => {}))).error,
       callback: (await outcome(lease.transaction("notes", "readwrite"))).error,
-      lateUpgrade: thrown(() => tabLease.addLeaseStore({ __proto__: db, objectStoreNames: { contains: () => false }, createObjectStore: () => db.createObjectStore("x") })),
+      lateUpgrade: thrown(() =>
+        tabLease.addLeaseStore({
+          __proto__: db,
+          objectStoreNames: { contains: () => false },
+          createObjectStore: () => db.createObjectStore("x"),
+        }),
+      ),
       noStore: thrown(() => tabLease.createLocks({ database: counters })),
       noDatabase: thrown(() => tabLease.createLocks({ database: 7 })),
       closedDexie: thrown(() => tabLease.createLocks({ database: { backendDB: () => null } })),
@@ -198,21 +211,33 @@ test("an unfit transaction, or a lease that is over, is refused before anything 
     return errors;
   }, database);
   for (const [what, error] of Object.entries(errors)) {
-    assert.deepEqual([error?.name, error?.code], ["TypeError", "BAD_ARGUMENT"], `${what}: ${JSON.stringify(error)}`);
+    assert.deepEqual(
+      [error?.name, error?.code],
+      ["TypeError", "BAD_ARGUMENT"],
+      `${what}: ${JSON.stringify(error)}`,
+    );
   }
   assert.match(errors.scope.message, /lease store is not in its scope/);
   assert.match(errors.readonly.message, /not a readwrite transaction/);
   assert.match(errors.foreign.message, /another database/);
   assert.match(errors.noStore.message, /addLeaseStore/);
+});
 
+test("a lease that is over fences nothing", async () => {
+  const tab = await open(fresh());
+  await acquire(tab);
   const over = await tab.evaluate(async () => {
     await lease.release();
     const tx = db.transaction(["notes", "leases"], "readwrite");
     const end = ended(tx);
-    const errors = [thrown(() => lease.fence(tx)), (await outcome(lease.transaction("notes", "readonly", () => {}))).error];
+    const errors = [
+      thrown(() => lease.fence(tx)),
+      (await outcome(lease.transaction("notes", "readonly", () => {}))).error,
+    ];
     return { errors, end: await end };
   });
-  for (const { name, code } of over.errors) assert.deepEqual([name, code], ["LeaseLostError", "LEASE_RELEASED"]);
+  for (const { name, code } of over.errors)
+    assert.deepEqual([name, code], ["LeaseLostError", "LEASE_RELEASED"]);
   assert.equal(over.end, "committed", "the transaction is left as it was");
 });
 
@@ -230,7 +255,9 @@ for (const wrapper of ["raw", "idb"]) {
         await done(notes.put(1, "count"));
         return (await done(notes.get("count"))) + 41;
       });
-      seen.read = await lease.transaction(["notes"], "readonly", (tx) => done(tx.objectStore("notes").get("count")));
+      seen.read = await lease.transaction(["notes"], "readonly", (tx) =>
+        done(tx.objectStore("notes").get("count")),
+      );
       seen.thrown = await outcome(
         lease.transaction("notes", "readwrite", async (tx) => {
           await done(tx.objectStore("notes").put(2, "count"));
@@ -259,14 +286,22 @@ for (const wrapper of ["raw", "idb"]) {
     for (const mode of ["readwrite", "readonly"]) {
       const { error } = await tab.evaluate(async (mode) => {
         const calls = [];
-        const end = await outcome(lease.transaction("notes", mode, async (tx) => {
-          calls.push(mode);
-          const request = mode === "readwrite" ? tx.objectStore("notes").put(3, "count") : tx.objectStore("notes").get("count");
-          await (request.then ? request : result(request));
-        }));
+        const end = await outcome(
+          lease.transaction("notes", mode, async (tx) => {
+            calls.push(mode);
+            const request =
+              mode === "readwrite"
+                ? tx.objectStore("notes").put(3, "count")
+                : tx.objectStore("notes").get("count");
+            await (request.then ? request : result(request));
+          }),
+        );
         return { ...end, calls };
       }, mode);
-      assert.deepEqual({ ...error, message: "" }, { name: "LeaseLostError", code: "LEASE_SUPERSEDED", token, message: "" });
+      assert.deepEqual(
+        { ...error, message: "" },
+        { name: "LeaseLostError", code: "LEASE_SUPERSEDED", token, message: "" },
+      );
     }
     assert.equal(await tab.evaluate(() => app.read(db, "count")), 1);
   });
@@ -280,7 +315,9 @@ test("the app's database stays the app's: its handlers, its closing", async () =
     const handlers = [db.onversionchange, db.onclose, db.onabort, db.onerror];
     seen.untouched = handlers.every((handler) => handler === null);
     const lease = await locks.acquire("notes");
-    seen.held = (await locks.query()).held.map(({ name, token }) => name === "notes" && token === lease.token);
+    seen.held = (await locks.query()).held.map(
+      ({ name, token }) => name === "notes" && token === lease.token,
+    );
     await lease.release();
     // Another connection sees the same leases: one namespace.
     const again = tabLease.createLocks({ database });
@@ -293,7 +330,8 @@ test("the app's database stays the app's: its handlers, its closing", async () =
   assert.ok(seen.untouched);
   assert.deepEqual(seen.held, [true]);
   assert.equal(seen.shared, "taken");
-  for (const { error } of [seen.closed, seen.query]) assert.deepEqual([error?.name, error?.code], ["StoreError", "STORE_CLOSED"]);
+  for (const { error } of [seen.closed, seen.query])
+    assert.deepEqual([error?.name, error?.code], ["StoreError", "STORE_CLOSED"]);
 });
 
 // ---- long ones -------------------------------------------------------------------------------
@@ -342,7 +380,10 @@ for (const mode of ["readwrite", "readonly"]) {
 
 test("a transaction that outlasts the store's time loses the lease, and that is told", async () => {
   const database = fresh();
-  const [a, b] = [await open(database, "raw", { leaseMs: 300, storeTimeoutMs: 1_000 }), await open(database, "raw", { leaseMs: 300 })];
+  const [a, b] = [
+    await open(database, "raw", { leaseMs: 300, storeTimeoutMs: 1_000 }),
+    await open(database, "raw", { leaseMs: 300 }),
+  ];
   await acquire(a);
   const heirs = b.evaluate(async () => (window.lease = await locks.acquire("notes")).token);
   await until("it waits", () => b.evaluate(async () => (await locks.query()).pending.length === 1));

@@ -42,7 +42,8 @@ const wrappers = {
       const over = ended(tx);
       const checked = lease.fence(tx);
       tx.objectStore("notes").put(value, key);
-      if ((await over) === "aborted") await checked.then(() => Promise.reject(new Error("aborted, but not by the fence")));
+      if ((await over) === "aborted")
+        await checked.then(() => Promise.reject(new Error("aborted, but not by the fence")));
     },
     read: (db, key) => result(db.transaction("notes").objectStore("notes").get(key)),
     close: (db) => db.close(),
@@ -90,7 +91,10 @@ IDBDatabase.prototype.transaction = function (...args) {
   return tx;
 };
 
-/** Resolves when none is: a tab that is stopped in the middle of one holds up everybody, and loses nothing. */
+/**
+ * Resolves when no transaction is open. A tab that is stopped in the middle of one holds up all other tabs,
+ * and so loses no lease.
+ */
 async function quiet() {
   while (openOnes.size > 0) await new Promise((resolve) => setTimeout(resolve));
 }
@@ -149,7 +153,9 @@ const stopClock = () => {
 const outcome = (promise) =>
   promise.then(
     (value) => ({ value }),
-    (error) => ({ error: { name: error?.name, code: error?.code, message: error?.message, token: error?.token } }),
+    (error) => ({
+      error: { name: error?.name, code: error?.code, message: error?.message, token: error?.token },
+    }),
   );
 
 /** The same for what throws at once. */
@@ -165,6 +171,19 @@ const unhandled = [];
 addEventListener("unhandledrejection", (event) => unhandled.push(String(event.reason)));
 
 Object.assign(window, {
-  ...{ tabLease, idb, Dexie, wrappers, openRaw, ended, result, realNow, stopClock, outcome, thrown, unhandled },
+  ...{
+    tabLease,
+    idb,
+    Dexie,
+    wrappers,
+    openRaw,
+    ended,
+    result,
+    realNow,
+    stopClock,
+    outcome,
+    thrown,
+    unhandled,
+  },
   ...{ openOnes, quiet, hang, bareWrite, fencedWrite, takeAll, writeAll, ready: true },
 });

@@ -49,6 +49,7 @@ const STOPS = {
     tab.evaluate(async () => {
       await quiet();
       const wakes = getReadyToWake();
+      // oxlint-disable-next-line no-debugger -- it is where the tab is stopped
       debugger;
       wakes();
     });
@@ -70,7 +71,7 @@ const STOPS = {
   },
 };
 
-/** One batch: answers with what was committed in the end, by the key's kind, and how the late writes ended. */
+/** One batch. Answers with what was committed in the end, by kind of key, and with how late writes ended. */
 async function batch(kind, clock) {
   const names = Array.from({ length: TRIALS }, (_, n) => `${kind}, clock ${clock}, ${n}`);
   // A hidden tab's timers fire once a second, and those of a busy machine late.
@@ -101,24 +102,28 @@ async function batch(kind, clock) {
   );
   const takenOver = heir.evaluate(async (names) => {
     window.leases = await takeAll(locks, names, async (lease, name, n) => {
-      await Promise.all([bareWrite(db, `bare ${name}`, "heir's"), fencedWrite(db, lease, `fenced ${name}`, "heir's", n)]);
+      await Promise.all([
+        bareWrite(db, `bare ${name}`, "heir's"),
+        fencedWrite(db, lease, `fenced ${name}`, "heir's", n),
+      ]);
     });
     return leases.length;
   }, names);
-  await until("they wait", async () => (await stopped.evaluate(() => locks.query())).pending.length === TRIALS);
+  await until(
+    "they wait",
+    async () => (await stopped.evaluate(() => locks.query())).pending.length === TRIALS,
+  );
   wakeUp = undefined;
   const wake = await STOPS[kind](stopped);
   assert.equal(await takenOver, TRIALS, "all are taken over and written");
   await wake();
   const { ends, held } = await stopped.evaluate(async () => ({ ends: await window.ends, held: heldAtStop }));
-  const found = await heir.evaluate(
-    async (names) => {
-      const found = { bare: [], fenced: [] };
-      for (const kind in found) for (const name of names) found[kind].push(await wrappers.raw.read(db, `${kind} ${name}`));
-      return { ...found, held: leases.filter(({ signal }) => !signal.aborted).length };
-    },
-    names,
-  );
+  const found = await heir.evaluate(async (names) => {
+    const found = { bare: [], fenced: [] };
+    for (const kind in found)
+      for (const name of names) found[kind].push(await wrappers.raw.read(db, `${kind} ${name}`));
+    return { ...found, held: leases.filter(({ signal }) => !signal.aborted).length };
+  }, names);
   await Promise.all([stopped.close(), heir.close()]);
   return { ...found, ends, heldAtStop: held };
 }
@@ -129,18 +134,29 @@ for (const kind of Object.keys(STOPS)) {
   // A tab whose clock went on knows by it that the lease is over. One whose clock stood still, as it does
   // while a computer sleeps, is told by the transaction.
   for (const clock of ["awake", "asleep"]) {
-    test(`G2 fencing: ${TRIALS} holders stopped by ${kind}, ${clock === "awake" ? "clock running" : "clock standing still"}`, async () => {
+    const clocks = clock === "awake" ? "clock running" : "clock standing still";
+    test(`G2 fencing: ${TRIALS} holders stopped by ${kind}, ${clocks}`, async () => {
       const { bare, fenced, ends, heldAtStop } = await batch(kind, clock);
-      assert.equal(heldAtStop, kind === "freeze" ? 0 : TRIALS, "all were held when it was stopped, or let go before");
+      assert.equal(
+        heldAtStop,
+        kind === "freeze" ? 0 : TRIALS,
+        "all were held when it was stopped, or let go before",
+      );
       assert.deepEqual(new Set(ends.map(({ name }) => name)), new Set(["LeaseLostError"]));
       if (kind !== "freeze") {
         const code = clock === "asleep" ? "LEASE_SUPERSEDED" : "LEASE_EXPIRED";
         assert.deepEqual(new Set(ends.map(({ code }) => code)), new Set([code]), "who told it");
       }
-      assert.deepEqual(fenced.filter((value) => value !== "heir's"), [], "no stale write is committed with the fence");
+      assert.deepEqual(
+        fenced.filter((value) => value !== "heir's"),
+        [],
+        "no stale write is committed with the fence",
+      );
       const stale = bare.filter((value) => value === "stale").length;
       assert.ok(stale > 0, "without it, some are");
-      console.log(`# ${kind}, ${clock}: ${stale} of ${TRIALS} stale writes committed without the fence, 0 with it`);
+      console.log(
+        `# ${kind}, ${clock}: ${stale} of ${TRIALS} stale writes committed without the fence, 0 with it`,
+      );
       trials += TRIALS;
     });
   }

@@ -3,7 +3,15 @@ import { processes, temporaryFolder } from "./processes.mjs";
 import { until } from "./until.mjs";
 import * as webdriver from "./webdriver.mjs";
 
-export const can = { crash: true, crashAmong: true, hide: true, files: true, collect: true, clearSiteData: true, blockSiteData: true };
+export const can = {
+  crash: true,
+  crashAmong: true,
+  hide: true,
+  files: true,
+  collect: true,
+  clearSiteData: true,
+  blockSiteData: true,
+};
 
 const PREFERENCES = {
   // Every tab has a process, as many tabs as there may be, and takes it along when it is closed.
@@ -31,20 +39,28 @@ async function begin(profiles, siteDataBlocked) {
     args: ["--allow-system-access", `--profile-root=${profiles}`],
     capabilities: {
       browserName: "firefox",
-      "moz:firefoxOptions": { binary: "/usr/bin/firefox-esr", args: ["-headless"], prefs: { ...PREFERENCES, ...(siteDataBlocked && BLOCKED) } },
+      "moz:firefoxOptions": {
+        binary: "/usr/bin/firefox-esr",
+        args: ["-headless"],
+        prefs: { ...PREFERENCES, ...(siteDataBlocked && BLOCKED) },
+      },
     },
   });
   // geckodriver makes a browser end when one of its tabs crashes.
-  await session.inWindow(undefined, (send) => inBrowser(send, 'Services.env.set("MOZ_CRASHREPORTER_SHUTDOWN", "")'));
+  await session.inWindow(undefined, (send) =>
+    inBrowser(send, 'Services.env.set("MOZ_CRASHREPORTER_SHUTDOWN", "")'),
+  );
   return session;
 }
 
 export async function launch({ answer, siteDataBlocked } = {}) {
   const profiles = temporaryFolder("firefox");
-  const browser = await webdriver.launch({ answer, begin: () => begin(profiles.path, siteDataBlocked), abilities }).catch((error) => {
-    profiles.remove();
-    throw error;
-  });
+  const browser = await webdriver
+    .launch({ answer, begin: () => begin(profiles.path, siteDataBlocked), abilities })
+    .catch((error) => {
+      profiles.remove();
+      throw error;
+    });
   return {
     ...browser,
     async close() {
@@ -70,7 +86,10 @@ const abilities = (browser) => ({
   },
 
   /** Collects the garbage of a tab (and of all others). */
-  collect: (tab) => browser.inWindow(tab, (send) => inBrowser(send, 'Services.obs.notifyObservers(null, "child-gc-request")')),
+  collect: (tab) =>
+    browser.inWindow(tab, (send) =>
+      inBrowser(send, 'Services.obs.notifyObservers(null, "child-gc-request")'),
+    ),
 
   /** Clears what the site of a tab has stored, as a user may. */
   clearSiteData: (tab) =>

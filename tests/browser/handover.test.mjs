@@ -1,4 +1,4 @@
-// Handing over between real tabs: the queue, and the messages that wake whoever is next.
+// Handing over between real tabs: the queue, and the messages that wake the next tab.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { launch, testThat, until } from "./engine.mjs";
@@ -94,12 +94,16 @@ test("one hop: the next tab has the lock while the store answers nobody", async 
   assert.deepEqual(await got, { token: token + 1, dirty: true, aborted: false });
   await blocker.evaluate(() => unblock());
   await until("it is in the record", () =>
-    waiter.evaluate(async (name) => (await tabLease.query()).held.some((held) => held.name === name && held.token === lease.token), name),
+    waiter.evaluate(
+      async (name) =>
+        (await tabLease.query()).held.some((held) => held.name === name && held.token === lease.token),
+      name,
+    ),
   );
   assert.equal(await waiter.evaluate(() => lease.signal.aborted), false);
 });
 
-test("a released lock lingers: taking it again touches no store, and another tab gets it at once", async () => {
+test("a released lock lingers: taking it again needs no store, and another tab gets it at once", async () => {
   const name = fresh();
   const [tab, other] = [await open(), await open()];
   const { writes, tokens, dirty } = await tab.evaluate(async (name) => {
@@ -123,10 +127,15 @@ test("a released lock lingers: taking it again touches no store, and another tab
   }, name);
   assert.deepEqual({ writes, tokens, dirty }, { writes: 1, tokens: 1, dirty: 0 });
   // Its beat is six seconds away: no poll could have got it.
-  assert.ok(await other.evaluate(async (name) => (await tabLease.acquire(name, { timeout: 2_000 })).release().then(() => true), name));
+  assert.ok(
+    await other.evaluate(
+      async (name) => (await tabLease.acquire(name, { timeout: 2_000 })).release().then(() => true),
+      name,
+    ),
+  );
 });
 
-testThat("G3 progress: the lock of a renderer that is killed goes to the next tab at once", "crash", async () => {
+testThat("G3 progress: the lock of a killed renderer goes to the next tab at once", "crash", async () => {
   const waiter = await open();
   // All of them before the first is killed: not every engine opens tabs after that.
   const holders = [];
@@ -135,14 +144,19 @@ testThat("G3 progress: the lock of a renderer that is killed goes to the next ta
   for (const holder of holders) {
     const name = fresh();
     // Without the beacon it would take 20 seconds.
-    await holder.evaluate(async (name) => void (window.lease = await tabLease.createLocks({ leaseMs: 20_000 }).acquire(name)), name);
+    await holder.evaluate(
+      async (name) => void (window.lease = await tabLease.createLocks({ leaseMs: 20_000 }).acquire(name)),
+      name,
+    );
     const got = waiter.evaluate(async (name) => {
       const lease = await tabLease.acquire(name, { timeout: 30_000 });
       return { at: Date.now(), dirty: lease.dirty };
     }, name);
     await until("it waits", async () => (await waiters(waiter, name)) === 1);
     // … and has begun to watch the holder.
-    await until("it watches", () => waiter.evaluate(async () => (await navigator.locks.query()).pending.length === 1));
+    await until("it watches", () =>
+      waiter.evaluate(async () => (await navigator.locks.query()).pending.length === 1),
+    );
     const killed = await browser.crash(holder);
     const { at, dirty } = await got;
     delays.push(at - killed);
@@ -159,8 +173,14 @@ testThat("without Web Locks the lock of a renderer that is killed lapses", "cras
   for (const tab of [holder, waiter]) {
     await tab.evaluate(() => Object.defineProperty(navigator, "locks", { value: undefined }));
   }
-  const token = await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)).token, name);
-  const got = waiter.evaluate(async (name) => (await tabLease.acquire(name, { timeout: 20_000 })).token, name);
+  const token = await holder.evaluate(
+    async (name) => (window.lease = await tabLease.acquire(name)).token,
+    name,
+  );
+  const got = waiter.evaluate(
+    async (name) => (await tabLease.acquire(name, { timeout: 20_000 })).token,
+    name,
+  );
   await until("it waits", async () => (await waiters(waiter, name)) === 1);
   await browser.crash(holder);
   assert.equal(await got, token + 2);
@@ -170,7 +190,10 @@ test("an idle lease costs few writes, and is short again when somebody waits", a
   const name = fresh();
   const [holder, waiter] = [await open(), await open()];
   const leaseMs = () =>
-    holder.evaluate(async (name) => (await tabLease.query()).held.find((held) => held.name === name)?.leaseMs, name);
+    holder.evaluate(
+      async (name) => (await tabLease.query()).held.find((held) => held.name === name)?.leaseMs,
+      name,
+    );
   await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
   await until("it is idle", async () => (await leaseMs()) >= 4_000);
   const got = waiter.evaluate(async (name) => void (await tabLease.acquire(name)), name);
@@ -180,7 +203,7 @@ test("an idle lease costs few writes, and is short again when somebody waits", a
   await got;
 });
 
-test("wall clocks that jump by a day or a year, back and forth, steal nothing and wedge nothing", async () => {
+test("wall clocks that jump by a day or a year, to and fro, steal nothing and wedge nothing", async () => {
   const name = fresh();
   const [holder, waiter] = [await open(), await open()];
   const DAY = 24 * 3600 * 1000;
@@ -191,7 +214,10 @@ test("wall clocks that jump by a day or a year, back and forth, steal nothing an
     }, by);
   for (const [here, there] of [[DAY, -DAY], [-DAY, DAY], [-365 * DAY, 365 * DAY], [365 * DAY, -365 * DAY]]) {
     await jump(holder, here);
-    const token = await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)).token, name);
+    const token = await holder.evaluate(
+      async (name) => (window.lease = await tabLease.acquire(name)).token,
+      name,
+    );
     await jump(waiter, there);
     const got = waiter.evaluate(async (name) => {
       window.lease = await tabLease.acquire(name);
@@ -228,7 +254,9 @@ test('scope "request": calls in one tab take turns, with those of other tabs', a
   const run = async ([name, sections]) => {
     const locks = tabLease.createLocks({ leaseMs: 20_000 });
     const one = (lease) => counter.increment(name).then(() => lease.token);
-    return Promise.all(Array.from({ length: sections }, () => locks.withLease(name, { scope: "request" }, one)));
+    return Promise.all(
+      Array.from({ length: sections }, () => locks.withLease(name, { scope: "request" }, one)),
+    );
   };
   const tokens = (await Promise.all(both.map((tab) => tab.evaluate(run, [name, sections])))).flat();
   assert.equal(await both[0].evaluate((name) => counter.read(name), name), 2 * sections);
@@ -240,10 +268,12 @@ test("junk on the channel is ignored", async () => {
   const tab = await open();
   const errors = await tab.evaluate(async (name) => {
     const errors = [];
-    for (const kind of ["error", "unhandledrejection"]) addEventListener(kind, ({ message, reason }) => errors.push(message ?? String(reason)));
+    for (const kind of ["error", "unhandledrejection"])
+      addEventListener(kind, ({ message, reason }) => errors.push(message ?? String(reason)));
     const lease = await tabLease.acquire(name);
     const channel = new BroadcastChannel("tab-lease:tab-lease");
-    for (const junk of [null, 7, "x", {}, [], [1, 2], [name], [name, {}], new Map()]) channel.postMessage(junk);
+    for (const junk of [null, 7, "x", {}, [], [1, 2], [name], [name, {}], new Map()])
+      channel.postMessage(junk);
     await new Promise((resolve) => setTimeout(resolve));
     await lease.release();
     return errors;
@@ -252,7 +282,7 @@ test("junk on the channel is ignored", async () => {
   assert.ok(await tab.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
 });
 
-testThat("a frozen tab that is granted the lock opens no transaction, and loses its turn", "freeze", async () => {
+testThat("a frozen tab, granted the lock, opens no transaction and loses its turn", "freeze", async () => {
   const name = fresh();
   const [holder, frozen, heir] = [await open(), await open(), await open()];
   // With so long a lease the waiters look only once a second: the freeze does not find one looking.
@@ -262,7 +292,10 @@ testThat("a frozen tab that is granted the lock opens no transaction, and loses 
   await frozen.evaluate((name) => void tabLease.acquire(name).catch(() => {}), name);
   await until("it waits", async () => (await waiters(holder, name)) === 1);
   await browser.freeze(frozen);
-  const got = heir.evaluate((name) => outcome(tabLease.acquire(name, { timeout: 20_000 }).then(({ token }) => token)), name);
+  const got = heir.evaluate(
+    (name) => outcome(tabLease.acquire(name, { timeout: 20_000 }).then(({ token }) => token)),
+    name,
+  );
   await until("both wait", async () => (await waiters(holder, name)) === 2);
   const token = await holder.evaluate(() => lease.release().then(() => lease.token));
   // First the frozen tab's turn (by message, then by the store), which nobody renews, then the heir's.

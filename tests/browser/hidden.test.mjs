@@ -17,7 +17,7 @@ before(async () => {
 });
 after(() => browser.close());
 
-testThat("G5 staying power: a hidden tab, however throttled, never loses the lock to one that tries all along", "hide", async () => {
+testThat("G5 staying power: a hidden, throttled tab keeps the lock while another tries", "hide", async () => {
   const [holder, rival] = [await browser.open(), await browser.open()];
   await holder.evaluate(async () => {
     window.lease = await tabLease.acquire("hidden");
@@ -44,12 +44,12 @@ testThat("G5 staying power: a hidden tab, however throttled, never loses the loc
     })();
   });
   await pause(HIDDEN_MS);
-  const { got, tried } = await rival.evaluate(() => ({ got, tried }));
-  assert.equal(got, 0);
-  assert.ok(tried > HIDDEN_MS / 5_000, `${tried} tries`);
-  const { lost, longest } = await holder.evaluate(() => ({ lost: lease.signal.aborted, longest }));
+  const rivals = await rival.evaluate(() => ({ got, tried }));
+  assert.equal(rivals.got, 0);
+  assert.ok(rivals.tried > HIDDEN_MS / 5_000, `${rivals.tried} tries`);
+  const { lost, late } = await holder.evaluate(() => ({ lost: lease.signal.aborted, late: longest }));
   assert.equal(lost, false);
-  assert.ok(longest > THROTTLED_MS, `its timers were at most ${Math.round(longest)} ms late: not throttled`);
+  assert.ok(late > THROTTLED_MS, `its timers were at most ${Math.round(late)} ms late: not throttled`);
   await holder.evaluate(() => lease.release());
   await until("the other has it", () => rival.evaluate(() => window.got > 0));
 });

@@ -101,7 +101,7 @@ async function killed(page, rounds) {
   return delays.sort((a, b) => a - b);
 }
 
-testThat("G3 progress: after the renderer of a holder was killed the next has the lock in 150 ms (p95 of 20)", "crashAmong", async () => {
+testThat("G3 progress: a killed holder's lock goes on within 150 ms (p95 of 20)", "crashAmong", async () => {
   const delays = await killed("/tests/browser/page.html", 20);
   assert.ok(delays[18] <= 150, `${delays.join(", ")} ms`);
 });
@@ -113,7 +113,7 @@ testThat("G3 progress: without Web Locks, within the lease", "crashAmong", async
 
 // ---- Hung -------------------------------------------------------------------------------------
 
-test("G3, G4: of a tab that hangs the waiter gets the lock, and it learns of that before anything else of it runs", async () => {
+test("G3, G4: a hung tab's lock goes on, and the tab learns of it before its own code runs", async () => {
   for (const asks of [false, true]) {
     const name = fresh();
     const [holder, waiter] = [await open(), await open()];
@@ -146,7 +146,10 @@ test("G3, G4: of a tab that hangs the waiter gets the lock, and it learns of tha
     assert.ok(order.slice(1).every((what) => what.endsWith(": told")), order.join(", "));
     // A write that shows its token is refused, whatever the tab believes.
     await waiter.evaluate((name) => counter.writeByToken(name, "of the next", lease.token), name);
-    assert.equal(await holder.evaluate((name) => counter.writeByToken(name, "stale", lease.token), name), false);
+    assert.equal(
+      await holder.evaluate((name) => counter.writeByToken(name, "stale", lease.token), name),
+      false,
+    );
     await Promise.all([close(holder), close(waiter)]);
   }
 });
@@ -170,7 +173,7 @@ test("G4: a tab that hangs as soon as it has the lock learns of the loss before 
 
 // ---- Frozen, cached ---------------------------------------------------------------------------
 
-testThat("G3, G4: of a tab that is frozen the waiter gets the lock at once, and it knows when it goes on", "freeze", async () => {
+testThat("G3, G4: a frozen tab's lock goes on at once, and the resumed tab knows", "freeze", async () => {
   const name = fresh();
   const [holder, waiter] = [await open(), await open()];
   const token = await hold(holder, name);
@@ -199,7 +202,7 @@ testThat("G3, G4: of a tab that is frozen the waiter gets the lock at once, and 
   assert.ok((await back).token > next.token);
 });
 
-testThat("G6 no wedge: a waiter that is frozen holds nobody up, and asks again when it goes on", "freeze", async () => {
+testThat("G6 no wedge: a frozen waiter holds nobody up, and asks again when resumed", "freeze", async () => {
   const name = fresh();
   const [holder, frozen, last] = [await open(), await open(), await open()];
   await hold(holder, name);
@@ -215,11 +218,16 @@ testThat("G6 no wedge: a waiter that is frozen holds nobody up, and asks again w
   assert.ok((await first).token > next.token);
 });
 
-testThat("G3, G4: of a tab that went into the cache the waiter gets the lock at once, and the restored page knows", "cache", async () => {
+testThat("G3, G4: a cached page's lock goes on at once, and the restored page knows", "cache", async () => {
   const name = fresh();
   const [holder, waiter] = [await open(), await open()];
   const token = await hold(holder, name);
-  await holder.evaluate(() => addEventListener("pageshow", ({ persisted }) => (window.restored = { persisted, told: lease.signal.aborted })));
+  await holder.evaluate(() =>
+    addEventListener(
+      "pageshow",
+      ({ persisted }) => (window.restored = { persisted, told: lease.signal.aborted }),
+    ),
+  );
   const got = waits(waiter, name);
   await queued(waiter, name);
   const from = Date.now();
@@ -227,7 +235,9 @@ testThat("G3, G4: of a tab that went into the cache the waiter gets the lock at 
   const next = await got;
   assert.ok(next.at - from <= LEASE_MS + SLACK_MS, `${next.at - from} ms after it left`);
   assert.equal(next.token, token + 2);
-  await until("it is elsewhere", () => holder.evaluate(() => window.ready && location.search === "?elsewhere").catch(() => false));
+  await until("it is elsewhere", () =>
+    holder.evaluate(() => window.ready && location.search === "?elsewhere").catch(() => false),
+  );
   holder.evaluate(() => history.back()).catch(() => {});
   const restored = await until("it is back", () => holder.evaluate(() => window.restored).catch(() => null));
   assert.deepEqual(restored, { persisted: true, told: true });
@@ -244,7 +254,8 @@ test("8 tabs that reload at random around a counter: no update is lost, no tab i
     tab
       .evaluate(async (name) => {
         window.over = false;
-        while (!over) await tabLease.withLease(name, (lease) => counter.incrementUnder(lease, name)).catch(() => {});
+        while (!over)
+          await tabLease.withLease(name, (lease) => counter.incrementUnder(lease, name)).catch(() => {});
       }, name)
       .catch(() => {});
   const seconds = engine === "chromium" ? 30 : 10;
@@ -263,9 +274,15 @@ test("8 tabs that reload at random around a counter: no update is lost, no tab i
   );
   assert.ok(reloads > seconds, `${reloads} reloads`);
   for (const tab of all) {
-    await tab.evaluate((name) => tabLease.withLease(name, { timeout: 5_000 }, (lease) => counter.incrementUnder(lease, name)), name);
+    await tab.evaluate(
+      (name) => tabLease.withLease(name, { timeout: 5_000 }, (lease) => counter.incrementUnder(lease, name)),
+      name,
+    );
   }
-  const [value, made] = await all[0].evaluate(async (name) => [await counter.read(name), await counter.made(name)], name);
+  const [value, made] = await all[0].evaluate(
+    async (name) => [await counter.read(name), await counter.made(name)],
+    name,
+  );
   assert.equal(value, made);
   assert.ok(made > 3 * seconds, `${made} increments`);
 });
@@ -312,7 +329,7 @@ test("G6 no wedge: a database deleted under four tabs", async () => {
   assert.ok((await ask(all[0])) > tokens.at(-1));
 });
 
-test("G6 no wedge: a newer version of the app upgrades the database under a holder and a waiter", async () => {
+test("G6 no wedge: a newer app version upgrades the database under a holder and a waiter", async () => {
   const name = fresh();
   const [holder, waiter, newer] = [await open(), await open(), await open()];
   const ask = (tab) =>

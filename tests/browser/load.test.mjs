@@ -139,12 +139,15 @@ test("a source that fails says why, is not replaced by another, and is tried aga
   both(/^STORE_LOAD_FAILED: Error: offline/)(seen.broken);
   both(/^STORE_LOAD_FAILED: TypeError: wasm must be/)(seen.nothing);
   assert.match(seen.read[0], /^STORE_LOAD_FAILED: CompileError/);
-  assert.match(seen.read[1], /^STORE_LOAD_FAILED: TypeError: the Response that was given has been read already/);
+  assert.match(
+    seen.read[1],
+    /^STORE_LOAD_FAILED: TypeError: the Response that was given has been read already/,
+  );
   assert.deepEqual([...new Set(seen.unhandled)], ["unhandled"]);
   assert.deepEqual(asked, ["/none.wasm", "/none.wasm", "/page.wasm", "/page.wasm"]);
 });
 
-test("the last source that was set counts, a lock's own before it; once loaded, further ones are ignored", async () => {
+test("the last source counts, a lock's own before the page's; once loaded, others are ignored", async () => {
   const tab = await open();
   const seen = await tab.evaluate(async () => {
     const { createLocks, setWasm } = tabLease;
@@ -162,12 +165,14 @@ test("the last source that was set counts, a lock's own before it; once loaded, 
   assert.deepEqual(asked, ["/none.wasm"]);
 });
 
-test("a source that never answers keeps no other from loading, and who waits for it gets what arrives", async () => {
+test("a source that never answers keeps no other from loading; its callers get what arrives", async () => {
   const tab = await open();
   const ends = await tab.evaluate(async () => {
     tabLease.setWasm("/never.wasm");
     const stuck = tabLease.withLease("a", () => "stuck");
-    const other = await tabLease.createLocks({ wasm: "/pkg/tab_lease_bg.wasm" }).withLease("b", () => "other");
+    const other = await tabLease
+      .createLocks({ wasm: "/pkg/tab_lease_bg.wasm" })
+      .withLease("b", () => "other");
     return [await stuck, other];
   });
   assert.deepEqual(ends, ["stuck", "other"]);
@@ -183,7 +188,10 @@ test("many first calls with many sources: their leases are of one wasm", { timeo
     );
     const { held } = await tabLease.createLocks({ database: "one" }).query();
     await Promise.all(leases.map((lease) => lease.release()));
-    return held.map(({ name, token }) => [name, token]).sort().map(([, token], n) => token === leases[n].token);
+    return held
+      .map(({ name, token }) => [name, token])
+      .sort()
+      .map(([, token], n) => token === leases[n].token);
   });
   assert.deepEqual(seen, [true, true, true, true, true]);
 });

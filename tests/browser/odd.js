@@ -40,7 +40,10 @@ export const ODD = {
     Object.defineProperty(navigator, "locks", {
       value: {
         request: async (name, options, callback) => (callback ?? options)({ name, mode: "exclusive" }),
-        query: async () => ({ held: [{ name: "tab-lease#anybody", mode: "exclusive", clientId: "x" }], pending: [] }),
+        query: async () => ({
+          held: [{ name: "tab-lease#anybody", mode: "exclusive", clientId: "x" }],
+          pending: [],
+        }),
       },
     }),
   seenByNobody: () => locks() && (locks().query = async () => ({ held: [], pending: [] })),

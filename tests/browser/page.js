@@ -12,7 +12,8 @@ for (const name of new URLSearchParams(location.search).getAll("odd")) ODD[name]
 
 /** Resolves in all tabs at once, when one of them calls `start()`. */
 const starts = new BroadcastChannel("start");
-const started = () => new Promise((resolve) => starts.addEventListener("message", () => resolve(), { once: true }));
+const started = () =>
+  new Promise((resolve) => starts.addEventListener("message", () => resolve(), { once: true }));
 const start = () => starts.postMessage("go");
 
 /** How a call ended, in a form that crosses over to the test. */
@@ -39,6 +40,7 @@ const aborted = (signal) =>
   });
 
 /** How many wait for that lock. Of others some may stand in the queue whose tabs are long gone. */
-const waiting = async (name) => (await tabLease.query()).pending.filter((waiter) => waiter.name === name).length;
+const waiting = async (name) =>
+  (await tabLease.query()).pending.filter((waiter) => waiter.name === name).length;
 
 Object.assign(window, { tabLease, counter, started, start, outcome, aborted, waiting, ready: true });

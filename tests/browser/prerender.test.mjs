@@ -9,16 +9,20 @@ import { FLAGS } from "./chromium.mjs";
 import { start, temporaryFolder } from "./processes.mjs";
 import { until } from "./until.mjs";
 
-const SAY = `const say = (what) => fetch("/say?" + encodeURIComponent(what + (document.prerendering ? ", prerendered" : "")));`;
+const SAY = `const say = (what) =>
+    fetch("/say?" + encodeURIComponent(what + (document.prerendering ? ", prerendered" : "")));`;
 
 /** The page that is shown. */
 const HOME = `<!doctype html><meta charset="utf-8" /><link rel="icon" href="data:," />
-<script type="speculationrules">{ "prerender": [{ "source": "list", "urls": ["/prerendered"], "eagerness": "immediate" }] }</script>
+<script type="speculationrules">
+  { "prerender": [{ "source": "list", "urls": ["/prerendered"], "eagerness": "immediate" }] }
+</script>
 <script type="module">
   import { query, withLease } from "/js/index.js";
   ${SAY}
   while ((await (await fetch("/told")).text()) !== "take it");
-  say("home: " + (await withLease("wanted", { timeout: 4_000 }, () => "got it").catch((error) => error.code)));
+  const end = await withLease("wanted", { timeout: 4_000 }, () => "got it").catch((error) => error.code);
+  say("home: " + end);
   say("waiting: " + (await query()).pending.length);
   while ((await (await fetch("/told")).text()) !== "go on");
   location.href = "/prerendered";
@@ -28,7 +32,10 @@ const PRERENDERED = `<!doctype html><meta charset="utf-8" />
 <script type="module">
   import { acquire, tryAcquire } from "/js/index.js";
   ${SAY}
-  acquire("wanted").then((lease) => ((globalThis.lease = lease), say("acquired")), (error) => say(error.code));
+  acquire("wanted").then(
+    (lease) => ((globalThis.lease = lease), say("acquired")),
+    (error) => say(error.code),
+  );
   tryAcquire("wanted").then((lease) => say("tried: " + lease));
 </script>`;
 
@@ -50,7 +57,9 @@ before(async () => {
   });
   profile = temporaryFolder("chromium");
   // Prerendering counts as background networking.
-  const flags = FLAGS.filter((flag) => flag !== "--disable-background-networking" && !flag.startsWith("--remote"));
+  const flags = FLAGS.filter(
+    (flag) => flag !== "--disable-background-networking" && !flag.startsWith("--remote"),
+  );
   program = start("chromium", [...flags, `--user-data-dir=${profile.path}`, `${server.origin}/home`]);
 });
 after(async () => {
@@ -59,7 +68,7 @@ after(async () => {
   profile?.remove();
 });
 
-test("a page that Chromium prerenders leaves the lock to the one that is shown, and takes it when it is opened", async () => {
+test("a prerendered page leaves the lock to the one that is shown, and takes it once opened", async () => {
   const hears = (what) => until(`a page says "${what}"`, () => said.includes(what), 30_000).catch((error) => {
     throw new Error(`${error.message}, but: ${said.join("; ")}`);
   });

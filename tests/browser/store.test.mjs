@@ -43,6 +43,14 @@ async function open(from = browser, page = PAGE) {
       request.onupgradeneeded = () => upgrade(request.result, request.transaction);
       return result(request);
     };
+    /** A Dexie with two stores, and perhaps a row in that of the leases. */
+    window.openDexie = async (name, schema, row) => {
+      const dexie = new Dexie(name);
+      dexie.version(1).stores({ notes: "", leases: schema });
+      await dexie.open();
+      if (row) await dexie.table("leases").put(...row);
+      return dexie;
+    };
     window.rows = async (db, store) => {
       const objects = db.transaction(store).objectStore(store);
       const [keys, values] = await Promise.all([result(objects.getAllKeys()), result(objects.getAll())]);
@@ -125,15 +133,8 @@ test("an app's own store of that name is refused before anything is touched", as
 test("Dexie: a store is judged by its schema at once, by its content before the first write", async () => {
   const tab = await open();
   const seen = await tab.evaluate(async (database) => {
-    const openDexie = async (name, schema, row) => {
-      const dexie = new Dexie(`${database} ${name}`);
-      dexie.version(1).stores({ notes: "", leases: schema });
-      await dexie.open();
-      if (row) await dexie.table("leases").put(...row);
-      return dexie;
-    };
     const seen = {};
-    const keyed = await openDexie("keyed", "++id", [{ tenant: "x" }]);
+    const keyed = await openDexie(`${database} keyed`, "++id", [{ tenant: "x" }]);
     seen.keyed = thrown(() => tabLease.createLocks({ database: keyed }));
     // A row like none of ours; bytes under a name; something else under a note's key.
     const strange = {
@@ -143,7 +144,7 @@ test("Dexie: a store is judged by its schema at once, by its content before the 
       number: [{}, 4],
     };
     for (const [kind, row] of Object.entries(strange)) {
-      const dexie = await openDexie(kind, "", row);
+      const dexie = await openDexie(`${database} ${kind}`, "", row);
       const raw = dexie.backendDB();
       const before = await rows(raw, "leases");
       const locks = tabLease.createLocks({ database: dexie });
@@ -159,25 +160,34 @@ test("Dexie: a store is judged by its schema at once, by its content before the 
       seen[kind].push(...(await ends([() => locks.withLease("flat 7", () => {})])));
       dexie.close();
     }
-    // What is ours already, from another connection, and in a schema with the mark.
-    const dexie = await openDexie("ours", "");
+    return seen;
+  }, fresh());
+  assert.deepEqual([seen.keyed?.name, seen.keyed?.code], ["TypeError", "BAD_ARGUMENT"]);
+  for (const kind of ["object", "bytes", "note", "number"]) {
+    assert.deepEqual(seen[kind], ["TypeError BAD_ARGUMENT -", true, "fine"], kind);
+  }
+});
+
+test("Dexie: a store of leases is known by its content, and by its mark", async () => {
+  const tab = await open();
+  const seen = await tab.evaluate(async (database) => {
+    const seen = {};
+    // From another connection.
+    const dexie = await openDexie(`${database} ours`, "");
     await (await tabLease.createLocks({ database: dexie }).acquire("inbox")).release();
     dexie.close();
-    const again = await openDexie("ours", "");
+    const again = await openDexie(`${database} ours`, "");
     const found = tabLease.createLocks({ database: again });
     seen.ours = await ends([() => found.withLease("inbox", () => {})]);
     again.close();
-    const marked = await openDexie("marked", tabLease.LEASE_SCHEMA);
+    // In a schema with the mark.
+    const marked = await openDexie(`${database} marked`, tabLease.LEASE_SCHEMA);
     const locks = tabLease.createLocks({ database: marked });
     const lease = await locks.acquire("inbox");
+    const put = () => marked.table("notes").put(1, "a");
+    const fencedPut = (tx) => Promise.all([lease.fence(tx), put()]);
     seen.marked = await ends([
-      () =>
-        marked.transaction(
-          "rw",
-          "notes",
-          "leases",
-          async (tx) => void (await Promise.all([lease.fence(tx), marked.table("notes").put(1, "a")])),
-        ),
+      () => marked.transaction("rw", "notes", "leases", async (tx) => void (await fencedPut(tx))),
       () => lease.transaction("notes", "readwrite", (tx) => tx.objectStore("notes").put(2, "b")),
     ]);
     await lease.release();
@@ -195,10 +205,6 @@ test("Dexie: a store is judged by its schema at once, by its content before the 
     });
     return seen;
   }, fresh());
-  assert.deepEqual([seen.keyed?.name, seen.keyed?.code], ["TypeError", "BAD_ARGUMENT"]);
-  for (const kind of ["object", "bytes", "note", "number"]) {
-    assert.deepEqual(seen[kind], ["TypeError BAD_ARGUMENT -", true, "fine"], kind);
-  }
   assert.deepEqual([seen.ours, seen.marked, seen.schema], [["fine"], ["fine", "fine"], true]);
 });
 
@@ -231,7 +237,10 @@ test("an answer from a database that has been deleted since begins no lease", as
     Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
       ...rest,
       set(handler) {
-        if (!handler || deleted) return set.call(this, handler);
+        if (!handler || deleted) {
+          set.call(this, handler);
+          return;
+        }
         set.call(this, (event) => {
           deleted = result(indexedDB.deleteDatabase(database));
           deleted.then(() => handler(event));
@@ -240,7 +249,10 @@ test("an answer from a database that has been deleted since begins no lease", as
     });
     const lease = await locks.acquire("late");
     const { held } = await locks.query();
-    return { deleted: Boolean(deleted), recorded: held.some(({ name, token }) => name === "late" && token === lease.token) };
+    return {
+      deleted: Boolean(deleted),
+      recorded: held.some(({ name, token }) => name === "late" && token === lease.token),
+    };
   }, database);
   assert.deepEqual(seen, { deleted: true, recorded: true });
 });
@@ -649,7 +661,10 @@ const SEVERED = {
     IDBObjectStore.prototype.get = function (...args) {
       if (failures === 0 || this.transaction.db.name !== database) return get.apply(this, args);
       failures--;
-      opening = () => void (opening = () => undefined) ?? lostServer();
+      opening = () => {
+        opening = () => undefined;
+        return lostServer();
+      };
       return lostServer();
     };
   },
@@ -717,7 +732,8 @@ test("severed, and the database is another one: the lease ends, and the next is 
 });
 
 for (const close of [false, true]) {
-  test(`severed ${close ? "by a close event" : "silently"} for too long: LEASE_STORE_FAILED, and then all is well`, async () => {
+  const how = close ? "by a close event" : "silently";
+  test(`severed ${how} for too long: LEASE_STORE_FAILED, and then all is well`, async () => {
     const database = fresh();
     const tab = await holder(LEASE_MS, database);
     const other = await waits(database);

@@ -38,7 +38,9 @@ const fresh = () => `surface ${++names}`;
 
 /** Whether a try gets the lock, in the end. */
 const getsIt = (tab, name) =>
-  until(`another tab gets "${name}"`, () => tab.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name));
+  until(`another tab gets "${name}"`, () =>
+    tab.evaluate(async (name) => (await tabLease.tryAcquire(name)) !== null, name),
+  );
 
 test("a lease and its locks work through a proxy that wraps everything", async () => {
   const name = fresh();
@@ -49,7 +51,14 @@ test("a lease and its locks work through a proxy that wraps everything", async (
     const inner = await locks.acquire(name, { within: lease });
     const value = await locks.withLease(name, { within: lease }, (lease) => lease.token);
     const told = [lease.signal.aborted, lease.signal.reason, lease.signal.throwIfAborted()];
-    const seen = [lease.name, value === lease.token, inner.token === lease.token, typeof lease.epoch, lease.dirty, told];
+    const seen = [
+      lease.name,
+      value === lease.token,
+      inner.token === lease.token,
+      typeof lease.epoch,
+      lease.dirty,
+      told,
+    ];
     await inner.release();
     await lease[Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]();
     return JSON.stringify(seen);
@@ -97,7 +106,7 @@ test("a lease is printed with what it is, and is no plain object that frameworks
   assert.deepEqual(seen, [true, "[object Lease]", "[object Locks]", false]);
 });
 
-testThat("whoever keeps one member of a lease keeps the lock", "collect", async () => {
+testThat("code that keeps one member of a lease keeps the lock", "collect", async () => {
   const [name, dropped] = [fresh(), fresh()];
   const [tab, other] = [await open(), await open()];
   await tab.evaluate(
@@ -135,10 +144,12 @@ const FIRST = {
   "a question to other locks": ({ locks }) => void outcome(locks.query()),
 };
 
-test("a stop within one task: whatever is asked first, all that the platform reads says that the lease is lost", async () => {
+test("a stop within one task: whatever is asked first says that the lease is lost", async () => {
   const tab = await open();
   // The platform's word, whatever the package makes of it.
-  await tab.evaluate(() => (window.native = Object.getOwnPropertyDescriptor(AbortSignal.prototype, "aborted").get));
+  await tab.evaluate(
+    () => (window.native = Object.getOwnPropertyDescriptor(AbortSignal.prototype, "aborted").get),
+  );
   for (const [what, touch] of Object.entries(FIRST)) {
     const name = fresh();
     const seen = await tab.evaluate(
@@ -151,7 +162,8 @@ test("a stop within one task: whatever is asked first, all that the platform rea
         // Somebody waits, so that the lease is cut to its usual length.
         const contender = new AbortController();
         outcome(tabLease.acquire(name, { scope: "request", signal: contender.signal }));
-        const cut = async () => (await tabLease.query()).held.find((held) => held.name === name).leaseMs === 500;
+        const cut = async () =>
+          (await tabLease.query()).held.find((held) => held.name === name).leaseMs === 500;
         while (!(await waiting(name)) || !(await cut()));
         const before = [native.call(signal), native.call(derived)];
         stop(700);
@@ -180,7 +192,7 @@ test("signals of the page are as they were, but for the look", async () => {
     const before = JSON.stringify([shape(), keys()]);
     const lease = await tabLease.acquire(name);
     const untouched = Object.getOwnPropertyDescriptor(AbortSignal.prototype, "aborted").get;
-    lease.signal;
+    void lease.signal;
     const { get } = Object.getOwnPropertyDescriptor(AbortSignal.prototype, "aborted");
     const same = JSON.stringify([shape(), keys()]) === before;
     const refuses = await outcome((async () => get.call({}))());
@@ -190,10 +202,18 @@ test("signals of the page are as they were, but for the look", async () => {
     const open = get.call(foreign.signal);
     foreign.abort("mine");
     const other = [open, get.call(foreign.signal), foreign.signal.reason];
-    const again = (await tabLease.acquire(name)).signal && get === Object.getOwnPropertyDescriptor(AbortSignal.prototype, "aborted").get;
+    const again =
+      (await tabLease.acquire(name)).signal &&
+      get === Object.getOwnPropertyDescriptor(AbortSignal.prototype, "aborted").get;
     return { patched: get !== untouched, same, refuses: refuses.error?.name, other, again };
   }, fresh());
-  assert.deepEqual(seen, { patched: true, same: true, refuses: "TypeError", other: [false, true, "mine"], again: true });
+  assert.deepEqual(seen, {
+    patched: true,
+    same: true,
+    refuses: "TypeError",
+    other: [false, true, "mine"],
+    again: true,
+  });
 });
 
 test("where the platform's prototypes are frozen, the lease's own signal looks all the same", async () => {
@@ -211,7 +231,7 @@ test("where the platform's prototypes are frozen, the lease's own signal looks a
   assert.deepEqual(seen, [false, true, "LeaseLostError"]);
 });
 
-test("within: code under a lock takes it again at once, though another tab waits, and the lock is free when all are released", async () => {
+test("within: code under a lock takes it again at once, and the last release frees it", async () => {
   const [name, apart] = [fresh(), fresh()];
   const [tab, other] = [await open(), await open()];
   await tab.evaluate(
@@ -238,12 +258,22 @@ test("within: code under a lock takes it again at once, though another tab waits
       await tried.release();
       await alone.release();
       window.inner = inner;
-      return [inner.token === outer.token, inner.epoch === outer.epoch, tried.token === outer.token, ran, inner.signal.aborted];
+      return [
+        inner.token === outer.token,
+        inner.epoch === outer.epoch,
+        tried.token === outer.token,
+        ran,
+        inner.signal.aborted,
+      ];
     },
     [name, apart],
   );
   assert.deepEqual(seen, [true, true, true, true, false]);
-  assert.equal(await other.evaluate((name) => tabLease.tryAcquire(name), name), null, "one of three is still held");
+  assert.equal(
+    await other.evaluate((name) => tabLease.tryAcquire(name), name),
+    null,
+    "one of three is still held",
+  );
   await tab.evaluate(() => inner.release());
   assert.equal(await next, "let in");
 });
@@ -265,13 +295,18 @@ test("within: only a lease of that name and of those locks, which is neither los
     ];
     const controller = new AbortController();
     controller.abort("mine");
-    const cancelled = await acquire(name, { within: lease, signal: controller.signal }).catch((reason) => reason);
+    const cancelled = await acquire(name, { within: lease, signal: controller.signal }).catch(
+      (reason) => reason,
+    );
     await lease.release();
     const released = await told(acquire(name, { within: lease }));
     const doomed = await acquire(name);
     indexedDB.deleteDatabase("tab-lease");
     await aborted(doomed.signal);
-    const lost = [await told(acquire(name, { within: doomed })), await told(tryAcquire(name, { within: doomed }))];
+    const lost = [
+      await told(acquire(name, { within: doomed })),
+      await told(tryAcquire(name, { within: doomed })),
+    ];
     return { refused: [...new Set(refused)], cancelled, released, lost };
   }, name);
   assert.deepEqual(seen, {
@@ -286,7 +321,11 @@ test("the epoch is the same for all tabs, and another for a lock that was made a
   const name = fresh();
   const [one, two] = [await open(), await open()];
   const turn = (name) =>
-    tabLease.withLease(name, async ({ epoch, token }) => ({ epoch, token, safe: Number.isSafeInteger(epoch) }));
+    tabLease.withLease(name, async ({ epoch, token }) => ({
+      epoch,
+      token,
+      safe: Number.isSafeInteger(epoch),
+    }));
   const first = await one.evaluate(turn, name);
   const second = await two.evaluate(turn, name);
   assert.ok(first.safe && first.epoch > 0);
@@ -305,13 +344,16 @@ test("an endless timeout is none", async () => {
   const name = fresh();
   const [holder, tab] = [await open(), await open()];
   await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
-  const got = tab.evaluate(async (name) => (await tabLease.acquire(name, { timeout: Infinity })).token > 0, name);
+  const got = tab.evaluate(
+    async (name) => (await tabLease.acquire(name, { timeout: Infinity })).token > 0,
+    name,
+  );
   await until("it waits", () => tab.evaluate(async (name) => (await waiting(name)) === 1, name));
   await holder.evaluate(() => lease.release());
   assert.ok(await got);
 });
 
-test("a page whose timers are lost: the caller's deadline ends the call, and what comes too late is given back", async () => {
+test("a page whose timers are lost: the deadline ends the call, and a late lease is given back", async () => {
   const name = fresh();
   const [holder, tab] = [await open(), await open()];
   await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
@@ -343,7 +385,7 @@ const breakIt = () => {
   return outcome(tabLease.tryAcquire("whatever"));
 };
 
-test("once the wasm has failed nothing hangs: what waits is rejected, what is held is lost, what comes later is refused", async () => {
+test("once the wasm has failed nothing hangs: calls are rejected, and leases are lost", async () => {
   const [name, mine] = [fresh(), fresh()];
   const [holder, tab] = [await open(), await open()];
   await holder.evaluate(async (name) => void (window.lease = await tabLease.acquire(name)), name);
@@ -434,7 +476,13 @@ test("fake timers, that never fire: a free lock is taken, shared and released", 
   const tab = await open();
   const seen = await tab.evaluate(async (name) => {
     // As Jest's, which fake `queueMicrotask` as well.
-    const fakes = ["setTimeout", "setInterval", "requestAnimationFrame", "requestIdleCallback", "queueMicrotask"];
+    const fakes = [
+      "setTimeout",
+      "setInterval",
+      "requestAnimationFrame",
+      "requestIdleCallback",
+      "queueMicrotask",
+    ];
     for (const fake of fakes) window[fake] = () => 1;
     window.performance = { ...performance, now: () => 0 };
     Date.now = () => 0;
@@ -459,7 +507,9 @@ test("a prerendered page asks for nothing until it is opened, and its deadlines 
     };
     const controller = new AbortController();
     window.cancel = () => controller.abort(new Error("never mind"));
-    window.got = outcome(tabLease.acquire(name, { timeout: 5_000 }).then((lease) => (window.lease = lease).token));
+    window.got = outcome(
+      tabLease.acquire(name, { timeout: 5_000 }).then((lease) => (window.lease = lease).token),
+    );
     window.inTime = outcome(tabLease.acquire(name, { timeout: 250 }));
     window.cancelled = outcome(tabLease.acquire(name, { signal: controller.signal }));
   }, name);
@@ -470,10 +520,17 @@ test("a prerendered page asks for nothing until it is opened, and its deadlines 
     // Longer than `inTime` would wait.
     await new Promise((resolve) => setTimeout(resolve, 300));
     const { held, pending } = await tabLease.query();
-    return { tried, once: once.error?.code, cancelled: (await cancelled).error?.message, known: held.concat(pending).filter((lock) => lock.name === name) };
+    return {
+      tried,
+      once: once.error?.code,
+      cancelled: (await cancelled).error?.message,
+      known: held.concat(pending).filter((lock) => lock.name === name),
+    };
   }, name);
   assert.deepEqual(meanwhile, { tried: null, once: "TIMEOUT", cancelled: "never mind", known: [] });
-  assert.ok(await shown.evaluate(async (name) => (await tabLease.withLease(name, ({ token }) => token)) > 0, name));
+  assert.ok(
+    await shown.evaluate(async (name) => (await tabLease.withLease(name, ({ token }) => token)) > 0, name),
+  );
   const opened = await hidden.evaluate(async () => {
     activate();
     return [await got, await inTime].map(({ value, error }) => (value ? "got" : error.code));

@@ -34,7 +34,9 @@ test("G3 progress: overlapping sections of one tab, without end, do not keep ano
   await until("they overlap", () => busy.evaluate(() => sections > 3));
   for (let turn = 0; turn < 3; turn++) {
     const { error } = await other.evaluate(async (name) => {
-      const taken = await outcome(tabLease.acquire(name, { timeout: 5_000 }).then((lease) => lease.release()));
+      const taken = await outcome(
+        tabLease.acquire(name, { timeout: 5_000 }).then((lease) => lease.release()),
+      );
       return taken;
     }, name);
     assert.equal(error, undefined, `turn ${turn}`);
@@ -74,7 +76,7 @@ test("G3 progress: code under the lock takes it again while another tab waits, a
   assert.ok(await got);
 });
 
-test("a try does not go before whoever waits", async () => {
+test("a try does not go before a tab that waits", async () => {
   const [busy, other] = [await open(), await open()];
   const name = "turns try";
   await busy.evaluate(async (name) => {
@@ -88,7 +90,10 @@ test("a try does not go before whoever waits", async () => {
   }, name);
   await waits(other, name);
   await until("the holder knows", () =>
-    busy.evaluate(async (name) => (await tabLease.tryAcquire(name).then((lease) => lease?.release() ?? null)) === null, name),
+    busy.evaluate(
+      async (name) => (await tabLease.tryAcquire(name).then((lease) => lease?.release() ?? null)) === null,
+      name,
+    ),
   );
   await busy.evaluate(() => lease.release());
   assert.ok(await got);

@@ -20,7 +20,11 @@ export async function begin({ driver, args = [], env, capabilities }) {
   const program = start(driver, [`--port=${port}`, ...args], { env });
   const request = async (method, path, body) => {
     const headers = { "content-type": "application/json" };
-    const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, headers, body: body && JSON.stringify(body) });
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+      method,
+      headers,
+      body: body && JSON.stringify(body),
+    });
     const { value } = await response.json();
     if (!response.ok) throw new Error(`${driver}: ${method} ${path}: ${value.error}: ${value.message}`);
     return value;

@@ -55,10 +55,12 @@ export async function launch({ answer } = {}) {
     await screen.stop();
     profile.remove();
   };
-  const browser = await webdriver.launch({ answer, begin: () => begin(screen.name, profile.path), abilities }).catch(async (error) => {
-    await end();
-    throw error;
-  });
+  const browser = await webdriver
+    .launch({ answer, begin: () => begin(screen.name, profile.path), abilities })
+    .catch(async (error) => {
+      await end();
+      throw error;
+    });
   return {
     ...browser,
     async close() {
@@ -81,7 +83,9 @@ const abilities = (browser) => {
       const idle = URL.createObjectURL(new Blob([]));
       window.workers = Array.from({ length: count }, () => new Worker(idle));
     }, WORKERS);
-    return until("the tab's process", () => [...before.keys()].find((pid) => workers(pid) === before.get(pid) + WORKERS));
+    return until("the tab's process", () =>
+      [...before.keys()].find((pid) => workers(pid) === before.get(pid) + WORKERS),
+    );
   }
 
   return {

@@ -49,7 +49,8 @@ const put = (file, text) => writeFileSync(join(app, file), text);
 async function bundle(code, options) {
   const stdin = { contents: code, resolveDir: app };
   const outdir = join(app, "out");
-  return (await esbuild({ stdin, bundle: true, write: false, logLevel: "warning", outdir, ...options })).outputFiles;
+  return (await esbuild({ stdin, bundle: true, write: false, logLevel: "warning", outdir, ...options }))
+    .outputFiles;
 }
 
 /** What the page with that script says in the end. */
@@ -100,7 +101,8 @@ test("esbuild, from code that requires it", async () => {
 for (const [format, type] of [["esm", "module"], ["iife", "classic"]]) {
   test(`a ${type} worker made of a blob`, async () => {
     const [{ text }] = await bundle(worker("tab-lease"), { format });
-    const made = `new Worker(URL.createObjectURL(new Blob([code], { type: "text/javascript" })), { type: "${type}" })`;
+    const blob = 'new Blob([code], { type: "text/javascript" })';
+    const made = `new Worker(URL.createObjectURL(${blob}), { type: "${type}" })`;
     put("out/app.js", `const code = ${JSON.stringify(text)}; ${started(made)}`);
     assert.equal(await says('<script src="app.js"></script>'), "held");
   });
@@ -120,7 +122,12 @@ test("Vite: a worker in a file, and one inlined as a blob", async () => {
     put(`${kind}.html`, `<link rel="icon" href="data:,"><script type="module" src="./${kind}.js"></script>`);
     return join(app, `${kind}.html`);
   });
-  await vite({ root: app, base: "./", logLevel: "error", build: { outDir: "out/vite", rollupOptions: { input } } });
+  await vite({
+    root: app,
+    base: "./",
+    logLevel: "error",
+    build: { outDir: "out/vite", rollupOptions: { input } },
+  });
   assert.equal(await says(undefined, "out/vite/file.html"), "held");
   assert.equal(await says(undefined, "out/vite/blob.html"), "held");
 });
@@ -129,10 +136,15 @@ test("tab-lease/lean: small, and it says so when its file is not there", async (
   const [{ text, contents }] = await bundle(page("tab-lease/lean"), { format: "esm", minify: true });
   assert.ok(contents.length < 40_000, `${contents.length} bytes`);
   put("out/app.js", text);
-  assert.match(await says('<script type="module" src="app.js"></script>'), /^STORE_LOAD_FAILED: CompileError/);
+  assert.match(
+    await says('<script type="module" src="app.js"></script>'),
+    /^STORE_LOAD_FAILED: CompileError/,
+  );
 });
 
 test("code that imports the package and uses nothing of it carries nothing of it", async () => {
-  const [{ contents }] = await bundle('import { withLease } from "tab-lease"; console.log("nothing");', { minify: true });
+  const [{ contents }] = await bundle('import { withLease } from "tab-lease"; console.log("nothing");', {
+    minify: true,
+  });
   assert.ok(contents.length < 100, `${contents.length} bytes`);
 });

@@ -8,7 +8,9 @@ import { must } from "../../scripts/lib.mjs";
 export async function installPacked(...apps) {
   const folder = mkdtempSync(join(tmpdir(), "tab-lease-packed-"));
   try {
-    const told = JSON.parse(await must("npm", ["pack", "--json", "--pack-destination", folder], { quiet: "stdout" }));
+    const told = JSON.parse(
+      await must("npm", ["pack", "--json", "--pack-destination", folder], { quiet: "stdout" }),
+    );
     const [{ filename, files }] = Object.values(told);
     for (const app of apps) {
       const to = join(app, "node_modules/tab-lease");

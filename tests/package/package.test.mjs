@@ -32,7 +32,9 @@ before(async () => {
   const imports = examples.map((_, n) => `await import("./example${n}.js");`).join("\n");
   writeFileSync(
     join(app, "src/main.js"),
-    `(async () => {\n${imports}\n})().then(() => "done", (error) => String(error.stack ?? error)).then((end) => (window.ready = end));\n`,
+    `(async () => {\n${imports}\n})()
+      .then(() => "done", (error) => String(error.stack ?? error))
+      .then((end) => (window.ready = end));\n`,
   );
   writeFileSync(
     join(app, "index.html"),
@@ -76,6 +78,7 @@ test("the tarball holds what is needed, and nothing else", () => {
     "js/guard.js",
     "js/index.d.ts",
     "js/index.js",
+    "js/internal.d.ts",
     "js/lease.js",
     "js/lease_store.js",
     "js/load.js",
@@ -113,7 +116,12 @@ for (const [entry, config] of Object.entries(entries)) {
   });
 
   test(`the same app in Vite's development server, with ${entry}`, async () => {
-    const server = await createServer({ root: app, logLevel: "error", server: { host: "127.0.0.1", port: 0 }, ...config });
+    const server = await createServer({
+      root: app,
+      logLevel: "error",
+      server: { host: "127.0.0.1", port: 0 },
+      ...config,
+    });
     await server.listen();
     try {
       const { end, lines } = await runs(`http://127.0.0.1:${server.httpServer.address().port}/`);
@@ -143,7 +151,8 @@ const BUNDLER = "--module esnext --moduleResolution bundler";
 /** Compiles one of the files here as strictly as can be, declarations included. */
 async function compiles(compiler, file, lib, resolution = BUNDLER) {
   cpSync(join(root, "tests/package", file), join(app, "src", file));
-  const options = `--noEmit --strict --exactOptionalPropertyTypes --target es2022 --skipLibCheck false --lib ${lib} ${resolution}`;
+  const strict = "--noEmit --strict --exactOptionalPropertyTypes --target es2022 --skipLibCheck false";
+  const options = `${strict} --lib ${lib} ${resolution}`;
   const tsc = join(root, "node_modules", compiler, "bin/tsc");
   await must("node", [tsc, ...options.split(" "), `src/${file}`], { cwd: app, quiet: true });
 }
@@ -154,11 +163,13 @@ for (const compiler of COMPILERS) {
     await compiles(compiler, "types.ts", "es2022,webworker,webworker.iterable");
   });
 
-  test(`require has types: ${compiler}`, () => compiles(compiler, "required.cts", "es2022,dom", "--module nodenext"));
+  test(`require has types: ${compiler}`, () =>
+    compiles(compiler, "required.cts", "es2022,dom", "--module nodenext"));
 
   // It cannot parse `await using`, nor idb's declarations.
   if (compiler === "typescript-5.0") continue;
-  test(`the types fit idb's and Dexie's: ${compiler}`, () => compiles(compiler, "wrappers.ts", "es2022,dom,dom.iterable"));
+  test(`the types fit idb's and Dexie's: ${compiler}`, () =>
+    compiles(compiler, "wrappers.ts", "es2022,dom,dom.iterable"));
 
   test(`await using, for those who have its library: ${compiler}`, async () => {
     await compiles(compiler, "using.ts", "es2022,dom,esnext.disposable");

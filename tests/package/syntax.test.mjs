@@ -12,7 +12,8 @@ const SHIPPED = ["js", "dist", "pkg"].flatMap((folder) =>
 
 /** What esbuild changes for the target, beyond white space; "" if nothing. */
 async function lowered(code) {
-  const as = async (target) => (await transform(code, { target, minifyWhitespace: true, logLevel: "silent" })).code;
+  const as = async (target) =>
+    (await transform(code, { target, minifyWhitespace: true, logLevel: "silent" })).code;
   const [kept, changed] = await Promise.all([as("esnext"), as(TARGET)]);
   return kept === changed ? "" : changed;
 }
@@ -53,5 +54,11 @@ test("README.md names the browsers that the build is for", () => {
   const named = readme.match(/Safari ([\d.]+), Chrome and Edge (\d+), Firefox (\d+)/);
   assert.ok(named);
   const [, safari, chrome, firefox] = named;
-  assert.deepEqual(TARGET, [`safari${safari}`, `ios${safari}`, `chrome${chrome}`, `edge${chrome}`, `firefox${firefox}`]);
+  assert.deepEqual(TARGET, [
+    `safari${safari}`,
+    `ios${safari}`,
+    `chrome${chrome}`,
+    `edge${chrome}`,
+    `firefox${firefox}`,
+  ]);
 });

@@ -21,6 +21,7 @@ const is = <_T extends true>() => {};
 export async function uses() {
   const lease = await acquire("a", { timeout: 5, signal: new AbortController().signal });
   is<Equal<typeof lease, Lease>>();
+  is<Equal<typeof LEASE_SCHEMA, ",tab_lease">>();
   is<Equal<typeof lease.token, number>>();
   is<Equal<typeof lease.epoch, number>>();
   is<Equal<typeof lease.dirty, boolean>>();
@@ -35,7 +36,14 @@ export async function uses() {
   const { held, pending } = await query();
   is<Equal<typeof held, HeldLockInfo[]>>();
   is<Equal<typeof pending, LockInfo[]>>();
-  const settings: LocksSettings = { database: "d", holder: "h", leaseMs: 1, heartbeatMs: 1, storeTimeoutMs: 1, wasm: "/w" };
+  const settings: LocksSettings = {
+    database: "d",
+    holder: "h",
+    leaseMs: 1,
+    heartbeatMs: 1,
+    storeTimeoutMs: 1,
+    wasm: "/w",
+  };
   const locks: Locks = createLocks(settings);
   await locks.withLease("a", () => 1);
   is<Equal<typeof LEASE_STORE, "leases">>();

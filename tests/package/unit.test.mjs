@@ -18,15 +18,21 @@ before(async () => {
 
 /** What the program prints. One that fails, or does not end by itself, is a failure. */
 async function prints(args, env) {
-  const done = promisify(execFile)("node", args, { cwd: app, timeout: 120_000, env: { ...process.env, CI: "1", ...env } });
+  const done = promisify(execFile)("node", args, {
+    cwd: app,
+    timeout: 120_000,
+    env: { ...process.env, CI: "1", ...env },
+  });
   // What a test runner found is on its output, not in the error.
-  return (await done.catch((error) => assert.fail(`${error.message}\n${error.stdout}\n${error.stderr}`))).stdout;
+  return (await done.catch((error) => assert.fail(`${error.message}\n${error.stdout}\n${error.stderr}`)))
+    .stdout;
 }
 
 const runs = (tool, args, window) => prints([`node_modules/${tool}`, ...args], { WANT_WINDOW: window });
 const jest = (environment, window, ...more) =>
   runs("jest/bin/jest.js", ["--rootDir", "jest", "--env", environment, ...more], window);
-const vitest = (environment, window) => runs("vitest/vitest.mjs", ["run", "--root", "vitest", "--environment", environment], window);
+const vitest = (environment, window) =>
+  runs("vitest/vitest.mjs", ["run", "--root", "vitest", "--environment", environment], window);
 const node = (file) => prints([`node/${file}`]);
 
 test("Jest with jsdom", () => jest("jsdom", "object", "--setupFiles", "<rootDir>/setup.js"));

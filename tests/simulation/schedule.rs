@@ -125,7 +125,10 @@ impl Stage {
         let shining = [0, 0, 60, 100, 100][dice.usize(0..5)];
         let world = World::new(key, weather.clone(), dice.fork(), log);
         world.state().log(|| {
-            format!("seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, speaking {speaking}, shining {shining}, quiet from {quiet_from}")
+            format!(
+                "seed {seed}: {weather:?}, freezing {freezing:?}, crashing {crashing}, \
+                 speaking {speaking}, shining {shining}, quiet from {quiet_from}"
+            )
         });
         let mut stage = Self {
             seed,

@@ -231,7 +231,8 @@ impl State {
                     let granted = if grant.granted { "granted, " } else { "" };
                     let (token, until) = (short(grant.token), grant.until / 1000);
                     format!(
-                        "tab {from} says: {token} is tab {to}'s, {vouched}{granted}until {until} ms of its clock"
+                        "tab {from} says: {token} is tab {to}'s, {vouched}{granted}\
+                         until {until} ms of its clock"
                     )
                 });
             }

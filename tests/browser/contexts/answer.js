@@ -1,7 +1,7 @@
 // The far side of `open.js`: in whatever context this runs, calls come as messages, each with a port for
 // its answer.
 
-/** Lets whoever started this context call these functions. */
+/** Lets the page that started this context call these functions. */
 export function answer(calls) {
   const listen = (target) =>
     target.addEventListener("message", (event) => {

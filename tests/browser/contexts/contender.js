@@ -18,7 +18,8 @@ export const contender = {
   async count(settings, name, sections, locked) {
     const locks = createLocks(settings);
     const log = [];
-    const increment = async (lease) => log.push({ value: await counter.increment(name), token: lease?.token });
+    const increment = async (lease) =>
+      log.push({ value: await counter.increment(name), token: lease?.token });
     await started;
     for (let section = 0; section < sections; section++) {
       await (locked ? locks.withLease(name, increment) : increment());

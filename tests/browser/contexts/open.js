@@ -8,7 +8,10 @@ const START = {
     document.body.append(frame);
     await loaded;
     await frame.contentWindow.started;
-    return { post: (call, ports) => frame.contentWindow.postMessage(call, location.origin, ports), end: () => frame.remove() };
+    return {
+      post: (call, ports) => frame.contentWindow.postMessage(call, location.origin, ports),
+      end: () => frame.remove(),
+    };
   },
 
   dedicated(script) {

@@ -31,7 +31,7 @@ function ask(dice, name, request, apart) {
   return locks.acquire(name, { scope, signal: controller.signal });
 }
 
-/** A read and a write in two transactions: whoever gets in between is overwritten. */
+/** A read and a write in two transactions: a write in between is overwritten. */
 async function section(dice, lease, request, first) {
   const { name, token } = lease;
   /** Whether to go on; just before each thing that the lock protects. */
@@ -71,7 +71,9 @@ async function use(dice, apart) {
   if (lease === null) return tell("busy", { name, request });
   const { token, dirty } = lease;
   tell("got", { name, request, token, dirty });
-  lease.signal.addEventListener("abort", () => tell("lost", { name, request, token, code: lease.signal.reason.code }));
+  lease.signal.addEventListener("abort", () =>
+    tell("lost", { name, request, token, code: lease.signal.reason.code }),
+  );
   try {
     const sections = dice.from(1, 3);
     for (let n = 0; n < sections && (await section(dice, lease, request, n === 0)); n++);
@@ -122,7 +124,13 @@ export const contender = {
 
 /** What takes the place of the lock to show that the torture finds out. */
 const unlocked = {
-  acquire: async (name) => ({ name, token: 1, dirty: true, signal: new AbortController().signal, release: async () => {} }),
+  acquire: async (name) => ({
+    name,
+    token: 1,
+    dirty: true,
+    signal: new AbortController().signal,
+    release: async () => {},
+  }),
   tryAcquire: (name) => unlocked.acquire(name),
 };
 

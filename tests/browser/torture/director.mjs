@@ -33,8 +33,10 @@ const actions = (browser, recorder, alone, page) => ({
     const expression = `{ const end = performance.now() + ${ms}; while (performance.now() < end); }`;
     session.send("Runtime.evaluate", { expression }).catch(() => {});
   },
-  hide: ({ windowId }) => browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "minimized" } }),
-  show: ({ windowId }) => browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "normal" } }),
+  hide: ({ windowId }) =>
+    browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "minimized" } }),
+  show: ({ windowId }) =>
+    browser.devtools.send("Browser.setWindowBounds", { windowId, bounds: { windowState: "normal" } }),
   async freeze({ tab, session }) {
     await within(tab.evaluate(() => window.torture?.still()), 500);
     await session.send("Page.setWebLifecycleState", { state: "frozen" });
@@ -61,7 +63,10 @@ async function conduct(events, act, slots, start, done) {
       const entry = { what: "event", ...event, at: Math.round(now() - start) };
       done.push(entry);
       const acted = (async () => act[event.action](slots[event.slot], event))();
-      const result = await within(acted.catch((error) => `failed: ${error.message.split("\n")[0]}`), PATIENCE);
+      const result = await within(
+        acted.catch((error) => `failed: ${error.message.split("\n")[0]}`),
+        PATIENCE,
+      );
       if (typeof result === "string") entry.result = result;
     }
   };
@@ -71,6 +76,12 @@ async function conduct(events, act, slots, start, done) {
   await Promise.all([...turns.values()].map(inTurn));
 }
 
+/** Lets all tabs run that are left, to see that they are not stuck. */
+async function letRun(left, act) {
+  const shown = (slot) => act.resume(slot).then(() => act.show(slot));
+  await Promise.all(left.map((slot) => within(shown(slot).catch(() => {}), PATIENCE)));
+}
+
 /**
  * Runs the events of a seed, or those given. `locked: false` leaves the lock out. Resolves with the
  * verdict, the events as they were run, and the whole log.
@@ -78,8 +89,10 @@ async function conduct(events, act, slots, start, done) {
 export async function torture({ seed, ms, events = schedule(seed, ms), locked = true, say = () => {} }) {
   const browser = await launch();
   const settings = { seed, locked };
-  const page = ({ slot, with: kinds }) =>
-    `${FOLDER}/page.html?${encodeURIComponent(JSON.stringify({ ...settings, place: `tab ${slot}`, with: kinds }))}`;
+  const page = ({ slot, with: kinds }) => {
+    const what = JSON.stringify({ ...settings, place: `tab ${slot}`, with: kinds });
+    return `${FOLDER}/page.html?${encodeURIComponent(what)}`;
+  };
   const recorder = {};
   const alone = {};
   const slots = Array.from({ length: SLOTS + 1 }, () => ({}));
@@ -111,10 +124,12 @@ export async function torture({ seed, ms, events = schedule(seed, ms), locked = 
     await conduct(events, act, slots, start, done);
     await pause(Math.max(0, start + ms - now()));
 
-    // All who are left are let run, to see that they are not stuck.
     const left = [alone, ...slots.filter(({ tab }) => tab && !tab.isClosed())];
-    await Promise.all(left.map((slot) => within(act.resume(slot).then(() => act.show(slot)).catch(() => {}), PATIENCE)));
-    const ended = [recorder.tab.evaluate(() => end()), ...left.map(({ tab }) => tab.evaluate(() => window.torture?.stop()))];
+    await letRun(left, act);
+    const ended = [
+      recorder.tab.evaluate(() => end()),
+      ...left.map(({ tab }) => tab.evaluate(() => window.torture?.stop())),
+    ];
     await within(Promise.all(ended.map((end) => end.catch(() => {}))), STOP);
     over = true;
     await followed;
@@ -123,7 +138,9 @@ export async function torture({ seed, ms, events = schedule(seed, ms), locked = 
     const { values, rows } = await recorder.tab.evaluate(() => audit());
     await drain();
     const verdict = judge({ entries, values, rows, final, ms });
-    const log = [...done.map((event) => ({ ...event, at: event.at + start })), ...entries].sort((a, b) => a.at - b.at);
+    const log = [...done.map((event) => ({ ...event, at: event.at + start })), ...entries].sort(
+      (a, b) => a.at - b.at,
+    );
     return { seed, ms, start, events: done, log, rows, verdict };
   } finally {
     over = true;

@@ -8,7 +8,11 @@ export function keep({ seed, ms, start, log, rows, verdict }, suffix = "") {
   const folder = join(root, "test-results");
   mkdirSync(folder, { recursive: true });
   const file = join(folder, `torture-${seed}${suffix}.jsonl`);
-  const lines = [{ what: "run", seed, ms, start, verdict }, ...log, ...rows.map((row) => ({ what: "row", ...row }))];
+  const lines = [
+    { what: "run", seed, ms, start, verdict },
+    ...log,
+    ...rows.map((row) => ({ what: "row", ...row })),
+  ];
   writeFileSync(file, lines.map((line) => JSON.stringify(line) + "\n").join(""));
   return relative(root, file);
 }
@@ -17,5 +21,9 @@ export function keep({ seed, ms, start, log, rows, verdict }, suffix = "") {
 export function replayed(file) {
   const [run, ...log] = readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line));
   const events = log.filter(({ what }) => what === "event");
-  return { seed: run.seed, ms: run.ms, events: events.map(({ what, result, at, ...event }) => ({ ...event, at: at - run.start })) };
+  return {
+    seed: run.seed,
+    ms: run.ms,
+    events: events.map(({ what, result, at, ...event }) => ({ ...event, at: at - run.start })),
+  };
 }

@@ -1,4 +1,4 @@
-// The counters that the lock protects. Beside each value stands the token of whoever dealt with it last,
+// The counters that the lock protects. Beside each value stands the token of its last writer,
 // and a lower one is refused: a tab that stood still between a read and a write may have lost the lock
 // meanwhile, and only the token can tell. What was written is kept, row by row.
 //
@@ -31,7 +31,8 @@ let gate;
 /** Lets no transaction begin until `goOn()`. Resolves when none runs. */
 export async function still() {
   gate ??= Promise.withResolvers();
-  while (running.size > 0) await new Promise((resolve) => [...running][0].addEventListener("complete", resolve));
+  while (running.size > 0)
+    await new Promise((resolve) => [...running][0].addEventListener("complete", resolve));
 }
 
 export function goOn() {
@@ -50,7 +51,7 @@ function stopAtOnce() {
   }
 }
 
-// A worker hears of none of it: whoever freezes its page sees to it that it is still.
+// A worker is not told. The test that freezes its page makes sure that the worker is still.
 globalThis.document?.addEventListener("freeze", stopAtOnce);
 globalThis.document?.addEventListener("resume", goOn);
 globalThis.addEventListener("pagehide", stopAtOnce);
@@ -99,5 +100,8 @@ export async function audit() {
   const result = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
   const rows = result(tx.objectStore("writes").getAll());
   const values = await Promise.all(NAMES.map((name) => result(tx.objectStore("counters").get(name))));
-  return { values: Object.fromEntries(NAMES.map((name, n) => [name, values[n]?.value ?? 0])), rows: await rows };
+  return {
+    values: Object.fromEntries(NAMES.map((name, n) => [name, values[n]?.value ?? 0])),
+    rows: await rows,
+  };
 }

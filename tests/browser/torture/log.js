@@ -12,7 +12,7 @@ export const now = () => performance.timeOrigin + performance.now();
 
 let name;
 let channel;
-let unsent = [];
+const unsent = [];
 
 /** The name of this context: the same place may have another one later. */
 export const client = () => name;
@@ -39,7 +39,9 @@ export function begin(place) {
     if (persisted) tell("restored");
   });
   addEventListener("error", ({ message }) => tell("error", { message }));
-  addEventListener("unhandledrejection", ({ reason }) => tell("error", { message: `unhandled: ${reason?.stack ?? reason}` }));
+  addEventListener("unhandledrejection", ({ reason }) =>
+    tell("error", { message: `unhandled: ${reason?.stack ?? reason}` }),
+  );
   tell("start");
   let last = now();
   let told = last;

@@ -16,7 +16,7 @@ new BroadcastChannel(LOG).onmessage = ({ data }) => entries.push(data);
 
 let looking = true;
 
-/** One empty readwrite transaction after another: whoever blocks the others blocks it, too. */
+/** One empty readwrite transaction after another: a tab that blocks the others blocks these, too. */
 async function probe(database) {
   const db = await new Promise((resolve, reject) => {
     const request = indexedDB.open(database);

@@ -7,7 +7,10 @@ export const SLOTS = 4;
 /** In each state: how long a tab stays in it, in ms, and what may come then, by weight. */
 const STATES = {
   gone: { stay: [100, 1_500], next: { open: 1 } },
-  open: { stay: [500, 3_000], next: { hang: 3, hide: 4, navigate: 3, reload: 2, kill: 1, close: 1, worker: 1, iframe: 1 } },
+  open: {
+    stay: [500, 3_000],
+    next: { hang: 3, hide: 4, navigate: 3, reload: 2, kill: 1, close: 1, worker: 1, iframe: 1 },
+  },
   hidden: { stay: [300, 4_000], next: { show: 3, freeze: 3, hang: 1, reload: 1, kill: 1, close: 1 } },
   frozen: { stay: [300, 4_000], next: { resume: 4, kill: 1, close: 1 } },
   away: { stay: [300, 3_000], next: { back: 4, close: 1 } },

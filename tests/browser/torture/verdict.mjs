@@ -51,33 +51,34 @@ function sortOut(entries) {
   return { clients, requests: [...requests.values()] };
 }
 
-/** What a run came to: numbers, and what was violated, each in words. */
-export function judge({ entries, values, rows, final, ms }) {
-  const { clients, requests } = sortOut(entries);
-  const violations = [];
-  const violated = (kind, at, text) => violations.push({ kind, at, text });
-
-  /** How long a client ran between two times, as far as is known. `throttled`: a hidden page's waits for its timers count, too. */
+/** How long clients ran, as far as is known. */
+function running(clients) {
+  /** How long one ran between two times. `throttled`: a hidden page's waits for its timers count, too. */
   const ran = (client, from, to, throttled = false) => {
     const here = clients.get(client);
     const gaps = here.gaps.filter((gap) => !(throttled && gap.hidden && gap.to - gap.from < THROTTLED));
     const known = Math.min(to, here.ran);
     return Math.max(0, known - from - sum(gaps.map((gap) => overlap(from, known, gap))));
   };
-  /** Whether a client stood still for a moment between two times, or may have. */
+  /** Whether one stood still for a moment between two times, or may have. */
   const stood = (client, from, to) => to - from - ran(client, from, to) > 1;
+  return { ran, stood };
+}
 
-  // 1. No update is lost.
+/** 1. No update is lost. */
+function judgeUpdates({ values, rows, violated }) {
   for (const name in values) {
     const written = rows.filter((row) => row.name === name);
     if (values[name] === written.length) continue;
     const twice = written.find((row, n) => written.findIndex(({ value }) => value === row.value) < n);
     const first = written.find((row) => row.value === twice?.value);
-    violated("lost update", 0, `${name}: ${written.length} writes, but ${values[name]} is the value; ${describe(first)} and ${describe(twice)}`);
+    const found = `${written.length} writes, but ${values[name]} is the value`;
+    violated("lost update", 0, `${name}: ${found}; ${describe(first)} and ${describe(twice)}`);
   }
+}
 
-  // 2. No two hold. A token belongs to one client …
-  const leases = requests.filter(({ got }) => got);
+/** 2. No two hold: a token belongs to one client … */
+function judgeTokens({ leases, rows, violated }) {
   const owners = new Map();
   for (const { client, name, token, at } of [...leases.map(({ got }) => got), ...rows]) {
     const key = `${name} ${token}`;
@@ -85,34 +86,41 @@ export function judge({ entries, values, rows, final, ms }) {
     if (owners.get(key) === client) continue;
     violated("two holders", at ?? 0, `${key} was had by ${owners.get(key)} and by ${client}`);
   }
-  for (const name of new Set(leases.map(({ name }) => name))) {
-    const ofName = leases.filter((lease) => lease.name === name).sort((a, b) => a.got.at - b.got.at);
-    ofName.forEach((older, n) => {
-      const end = older.ended?.at ?? clients.get(older.client).last;
-      for (const newer of ofName.slice(n + 1)) {
-        if (newer.got.at > end) break;
-        // … nobody gets it while another holds and runs …
-        const both = ran(older.client, newer.got.at, end);
-        const inOne = older.client === newer.client && !stood(older.client, older.got.at, end);
-        if (both <= (inOne ? 0 : NOTICE)) continue;
-        violated("two holders", newer.got.at, `${describe(newer.got)} while ${describe(older.got)} for ${Math.round(both)} ms more`);
-      }
-    });
-    // … and whoever was passed over knows it before it goes on, even if it stood still meanwhile.
-    const steps = ofName.flatMap((lease) => lease.steps.map((step) => ({ ...step, lease }))).sort(by("at"));
-    let highest;
-    let next = 0;
-    for (const step of steps) {
-      for (; next < ofName.length && ofName[next].got.at <= step.at - CLOCKS; next++) {
-        if (!(highest?.token > ofName[next].got.token)) highest = ofName[next].got;
-      }
-      if (!(highest?.token > step.token)) continue;
-      const kind = stood(step.client, highest.at - LEASE, step.at) ? "not told" : "two holders";
-      violated(kind, step.at, `${describe(step)}, ${Math.round(step.at - highest.at)} ms after ${describe(highest)}`);
-    }
-  }
+}
 
-  // 3. No request is stuck.
+/** … nobody gets a lock while another client holds it and runs … */
+function judgeOverlaps(ofName, { clients, ran, stood, violated }) {
+  ofName.forEach((older, n) => {
+    const end = older.ended?.at ?? clients.get(older.client).last;
+    for (const newer of ofName.slice(n + 1)) {
+      if (newer.got.at > end) break;
+      const both = ran(older.client, newer.got.at, end);
+      const inOne = older.client === newer.client && !stood(older.client, older.got.at, end);
+      if (both <= (inOne ? 0 : NOTICE)) continue;
+      const text = `${describe(newer.got)} while ${describe(older.got)} for ${Math.round(both)} ms more`;
+      violated("two holders", newer.got.at, text);
+    }
+  });
+}
+
+/** … and a client that was passed over knows it before it goes on, even if it stood still meanwhile. */
+function judgeSteps(ofName, { stood, violated }) {
+  const steps = ofName.flatMap((lease) => lease.steps).sort(by("at"));
+  let highest;
+  let next = 0;
+  for (const step of steps) {
+    for (; next < ofName.length && ofName[next].got.at <= step.at - CLOCKS; next++) {
+      if (!(highest?.token > ofName[next].got.token)) highest = ofName[next].got;
+    }
+    if (!(highest?.token > step.token)) continue;
+    const kind = stood(step.client, highest.at - LEASE, step.at) ? "not told" : "two holders";
+    const late = Math.round(step.at - highest.at);
+    violated(kind, step.at, `${describe(step)}, ${late} ms after ${describe(highest)}`);
+  }
+}
+
+/** 3. No request is stuck. Answers with the longest wait that ended well. */
+function judgeWaits({ requests, clients, ran, violated }) {
   let longest = 0;
   for (const { client, ask, settled, got } of requests) {
     const { last, gaps } = clients.get(client);
@@ -120,32 +128,70 @@ export function judge({ entries, values, rows, final, ms }) {
     const hidden = gaps.some((gap) => gap.hidden && overlap(ask.at, end, gap) > 0);
     const late = ran(client, ask.at, end, true) - ask.ms;
     if (got) longest = Math.max(longest, end - ask.at);
-    if (late > (hidden ? LATE_HIDDEN : LATE)) {
-      violated("stuck", ask.at, `${describe(ask)}, ${settled ? "answered" : "not answered"} ${Math.round(late)} ms late`);
-    }
+    if (late <= (hidden ? LATE_HIDDEN : LATE)) continue;
+    const how = settled ? "answered" : "not answered";
+    violated("stuck", ask.at, `${describe(ask)}, ${how} ${Math.round(late)} ms late`);
   }
-  const stalls = entries.filter(({ what }) => what === "stall");
+  return longest;
+}
+
+/** A lock that nobody holds any more is soon to be had. */
+function judgeFinal({ final, stalls, violated }) {
   for (const name in final) {
     const { from, to, leaseMs } = final[name];
     const took = to - from;
     const stalled = sum(stalls.map((stall) => overlap(from, to, stall)));
-    if (took - stalled > Math.max(LEASE, leaseMs) + FINAL) violated("stuck", from, `${name} took ${Math.round(took)} ms when nobody held it any more`);
+    if (took - stalled <= Math.max(LEASE, leaseMs) + FINAL) continue;
+    violated("stuck", from, `${name} took ${Math.round(took)} ms when nobody held it any more`);
   }
+}
 
-  // 4. The tab that is left alone gets on.
+/** 4. The tab that is left alone gets on. */
+function judgeProgress({ rows, stalls, ms, violated }) {
   const alone = rows.filter(({ client }) => client.startsWith("tab 0 window")).length;
   const stalled = sum(stalls.map(({ from, to }) => to - from));
   const least = (PROGRESS * Math.max(0, ms - stalled)) / 60_000;
-  if (alone < least) violated("no progress", 0, `the tab that is left alone wrote ${alone} times, not ${Math.ceil(least)}`);
+  if (alone >= least) return;
+  violated("no progress", 0, `the tab that is left alone wrote ${alone} times, not ${Math.ceil(least)}`);
+}
 
-  // And nothing is told that is not so.
+/** And nothing is told that is not so. */
+function judgeWords({ entries, violated }) {
   for (const entry of entries) {
     const { what, at, error } = entry;
     if (what === "error") violated("error", at, `${entry.client}: ${entry.message}`);
-    if (what === "stale") violated("stale", at, `${describe(entry)}: dirty was false, but ${entry.known} had become ${entry.value}`);
+    if (what === "stale") {
+      const was = `dirty was false, but ${entry.known} had become ${entry.value}`;
+      violated("stale", at, `${describe(entry)}: ${was}`);
+    }
     const expected = ["TimeoutError", "AbortError", "StoreError"].includes(error);
-    if (what === "failed" && !expected) violated("error", at, `${describe(entry)}: ${error}: ${entry.message}`);
+    if (what === "failed" && !expected) {
+      violated("error", at, `${describe(entry)}: ${error}: ${entry.message}`);
+    }
   }
+}
+
+/** What a run came to: numbers, and what was violated, each in words. */
+export function judge(run) {
+  const { entries, rows } = run;
+  const violations = [];
+  const { clients, requests } = sortOut(entries);
+  const leases = requests.filter(({ got }) => got);
+  const stalls = entries.filter(({ what }) => what === "stall");
+  const violated = (kind, at, text) => violations.push({ kind, at, text });
+  const log = { ...run, clients, requests, leases, stalls, violated, ...running(clients) };
+
+  judgeUpdates(log);
+  judgeTokens(log);
+  for (const name of new Set(leases.map(({ name }) => name))) {
+    const ofName = leases.filter((lease) => lease.name === name).sort((a, b) => a.got.at - b.got.at);
+    judgeOverlaps(ofName, log);
+    judgeSteps(ofName, log);
+  }
+  const longest = judgeWaits(log);
+  judgeFinal(log);
+  judgeProgress(log);
+  judgeWords(log);
 
   return {
     sections: count(rows.map(({ client }) => client.split(" ").at(-2))),
@@ -160,7 +206,9 @@ export function judge({ entries, values, rows, final, ms }) {
 }
 
 const describe = (entry) =>
-  entry === undefined ? "nobody" : `${entry.client}: ${entry.what ?? "row"} ${entry.name} ${entry.token ?? ""}(request ${entry.request})`;
+  entry === undefined
+    ? "nobody"
+    : `${entry.client}: ${entry.what ?? "row"} ${entry.name} ${entry.token ?? ""}(request ${entry.request})`;
 
 const list = (counts) => Object.entries(counts).map(([key, n]) => `${n} ${key}`).join(", ") || "none";
 
@@ -171,7 +219,8 @@ export function summary({ seed, ms, events, verdict }) {
   if (violations.length > shown.length) shown.push(`  … and ${violations.length - shown.length} more`);
   return [
     `seed ${seed}, ${ms / 60_000} min`,
-    `events: ${list(count(events.map(({ action }) => action)))}; ${restored} contexts came back from the cache`,
+    `events: ${list(count(events.map(({ action }) => action)))}`,
+    `contexts that came back from the cache: ${restored}`,
     `sections: ${list(sections)}; ${refused} refused for their token`,
     `requests: ${list(requests)}; the longest wait that ended well ${Math.round(longest)} ms`,
     `leases lost: ${list(told)}`,

@@ -14,7 +14,8 @@ module.exports = async function scenario({ acquire, createLocks, query, withLeas
 
   const lease = await acquire(name, { timeout: 5_000 });
   const { held } = await query();
-  if (held[0]?.name !== name || held[0].token !== lease.token) throw new Error(`held: ${JSON.stringify(held)}`);
+  if (held[0]?.name !== name || held[0].token !== lease.token)
+    throw new Error(`held: ${JSON.stringify(held)}`);
   const other = await createLocks({ holder: "\uD83D another" }).tryAcquire(name);
   if (other !== null) throw new Error("another holder got the lock");
   if (lease.signal.aborted) throw lease.signal.reason;

@@ -24,6 +24,7 @@ mod sending;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 pub(crate) use calls::Acquiring;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
@@ -83,6 +84,8 @@ struct Core<E> {
     at_it: bool,
     /// Renewals have been sent just now: others that are due soon go with them.
     beats: bool,
+    /// How many transactions of renewals are on their way.
+    renewing: usize,
     /// The runtime of the latest caller: a guard may be dropped outside of it.
     spawner: Option<Spawner>,
     timer: Option<(Now, platform::Timer)>,
@@ -109,6 +112,9 @@ struct Object {
     /// What it says of the places of its key.
     standing: Standing,
 }
+
+/// For how long a renewal that is due waits for those that are on their way: a tenth of the usual lease.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Something that a contender decides.
 type Decision<'a> = dyn FnMut(&mut Contender, &mut Past, Moment<'_>, &mut Vec<Action>) + 'a;
@@ -139,6 +145,7 @@ impl<S: BackingStore> Driver<S> {
                 failed: Vec::new(),
                 at_it: false,
                 beats: false,
+                renewing: 0,
                 spawner: None,
                 timer: None,
                 alarm: None,
@@ -471,7 +478,8 @@ impl<S: BackingStore> Driver<S> {
             // Nothing is held or asked for, so nobody need be told.
             core.closing = None;
         }
-        let Some((at, _)) = objects.clone().filter_map(|object| object.due).min() else {
+        let due = objects.clone().filter_map(|object| object.due);
+        let Some(at) = due.map(|due| core.patiently(due)).min() else {
             core.timer = None;
             return;
         };
@@ -546,6 +554,16 @@ impl<E> Core<E> {
         }
     }
 
+    /// When what is due then is done: a renewal not while others are on their way, for as long as that does not
+    /// matter. Those that become due meanwhile go together, in one transaction and not in one each.
+    fn patiently(&self, (at, timer): (Now, Timer)) -> Now {
+        if timer == Timer::Beat && self.renewing > 0 {
+            at + PATIENCE
+        } else {
+            at
+        }
+    }
+
     fn next_action(&mut self) -> Option<(ObjectId, Action)> {
         if let Some((object, action)) = self.actions.get_mut(self.performed) {
             self.performed += 1;
@@ -568,7 +586,10 @@ impl<E> Core<E> {
         }
         self.events.clear();
         self.handled = 0;
-        let due = |object: &&Object| object.due.filter(|(at, _)| *at <= now);
+        let due = |object: &&Object| {
+            let due = object.due?;
+            (self.patiently(due) <= now).then_some(due)
+        };
         let first = self
             .objects
             .iter()

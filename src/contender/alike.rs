@@ -131,6 +131,9 @@ impl Keeping {
             last_sent: _,
             store_failed,
             linger,
+            // How soon the next renewal follows, no more.
+            next: _,
+            same_since: _,
         } = self;
         (lease, epoch, token, guards, dirty, told).hash(state);
         // A renewal that is not on its way any more is one that will never be answered.

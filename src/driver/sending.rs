@@ -23,6 +23,10 @@ pub(super) struct Failure<E> {
     pub(super) error: E,
 }
 
+fn renews(parcel: &Parcel) -> bool {
+    matches!(parcel.command, Command::Renew { .. })
+}
+
 pub(super) fn is_take(action: &Action) -> bool {
     matches!(
         action,
@@ -54,7 +58,6 @@ impl<S: BackingStore> Driver<S> {
         self.watch_closing();
         let (looks, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|parcel| parcel.looks);
         let together = self.store.batches();
-        let renews = |parcel: &Parcel| matches!(parcel.command, Command::Renew { .. });
         let (renewals, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(renews);
         for batch in [renewals, others, looks] {
             if together && !batch.is_empty() {
@@ -71,6 +74,8 @@ impl<S: BackingStore> Driver<S> {
         let (Some(this), Some(spawner)) = (self.this.upgrade(), self.core().spawner.clone()) else {
             return;
         };
+        let renews = self.store.batches() && batch.iter().all(renews);
+        self.core().renewing += usize::from(renews);
         spawner.spawn(async move {
             let commands = batch.iter();
             let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
@@ -87,6 +92,7 @@ impl<S: BackingStore> Driver<S> {
                 }
                 answers
             };
+            this.core().renewing -= usize::from(renews);
             this.answered(batch, answers);
         });
     }

@@ -25,3 +25,27 @@ function withoutBrowser(glue) {
 }
 
 export const tailored = (glue) => withoutBrowser(withoutLoading(glue));
+
+/** Functions of the wasm that only read or keep books: they cannot fail, and are called often. */
+const PLAIN = /^(cuts|rawlease_left|__wbg_get_.*|__wbindgen_(malloc|realloc|free)|__externref.*)$/;
+/** What the browser calls: timers, promises, events. */
+const CALLED = /invoke/;
+
+/** What wasm-opt calls the module that a module imports from, whatever that was called. */
+const MODULE = "a";
+
+/** Calls everything by the names that wasm-opt has given, as it prints them. */
+export function renamed(glue, { imports, exports }) {
+  const [[module]] = imports;
+  const functions = new Map(imports.map(([, name, by]) => [name, by]));
+  const members = new Map(exports);
+  const to = (names) => (whole, before, name) => {
+    if (!names.has(name)) throw new Error(`the glue names ${name}, the module does not`);
+    return before + names.get(name);
+  };
+  const called = replaced(glue, new RegExp(`"${module}": import0`), `${MODULE}: import0`)
+    .replace(/^( {8})(__wb\w+)(?=: function)/gm, to(functions))
+    .replace(/(\bwasm\.)(\w+)/g, to(members));
+  const are = (pattern) => JSON.stringify(exports.filter(([name]) => pattern.test(name)).map(([, by]) => by));
+  return `${called}\nconst PLAIN = ${are(PLAIN)}, CALLED = ${are(CALLED)};\n`;
+}

@@ -9,10 +9,10 @@
 // Then what only the panics used is cut from the data (dead_data.mjs), and the names that the module and its glue
 // call each other by are made short: there are more than a hundred, most with a hash in them, and each stands in
 // both.
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import binaryen from "binaryen";
-import { transform } from "esbuild";
+import { build as bundled } from "esbuild";
 import { zeroDeadData } from "./dead_data.mjs";
 import { renamed, tailored } from "./glue.mjs";
 import { must, root, TARGET } from "./lib.mjs";
@@ -94,7 +94,18 @@ export async function shrink(map, pkg = join(root, "pkg")) {
   await optimise("-Oz", "--converge");
   const names = JSON.parse(await optimise("--minify-imports-and-exports-and-modules"));
   const glue = join(pkg, "tab_lease.js");
-  const text = renamed(patch(tailored(readFileSync(glue, "utf8"))), names);
-  const { code } = await transform(text, { minify: true, format: "esm", target: TARGET });
-  writeFileSync(glue, code);
+  const contents = renamed(patch(tailored(readFileSync(glue, "utf8"))), names);
+  await bundled({
+    // What Rust imports from JavaScript beside it is put in.
+    stdin: { contents, resolveDir: pkg },
+    external: ["../js/*"],
+    outfile: glue,
+    allowOverwrite: true,
+    format: "esm",
+    bundle: true,
+    minify: true,
+    target: TARGET,
+    logLevel: "warning",
+  });
+  rmSync(join(pkg, "snippets"), { recursive: true, force: true });
 }

@@ -2,6 +2,7 @@
 
 use indexed_db_futures::database::Database;
 use indexed_db_futures::internals::SystemRepr;
+use js_sys::Array;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{IdbDatabase, IdbObjectStore};
@@ -63,7 +64,14 @@ impl Shared {
             match JsFuture::from(opened).await {
                 Ok(db) if db.is_undefined() => Err(IndexedDbError::Foreign),
                 Ok(db) => Ok(db.unchecked_into()),
-                Err(cause) => Err(refused(Cause(cause))),
+                Err(told) => {
+                    let told: Array = told.unchecked_into();
+                    let (cause, thrown) = (Cause(told.get(0)), told.get(1).is_truthy());
+                    match thrown {
+                        true => Err(IndexedDbError::Unavailable(cause)),
+                        false => Err(refused(cause)),
+                    }
+                }
             }
         }
     }
@@ -77,7 +85,7 @@ pub(super) fn is_row(key: &JsValue, value: JsValue) -> bool {
     }
 }
 
-/// What an error at opening means. The engines use every name for "not here, not now": UnknownError
+/// What an error event at opening means. The engines use every name for "not here, not now": UnknownError
 /// (site data blocked, a damaged profile, a lost server), InvalidStateError (Firefox's private mode),
 /// SecurityError, NotAllowedError and others. So the exceptions are listed.
 fn refused(cause: Cause) -> IndexedDbError {

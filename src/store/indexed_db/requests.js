@@ -16,13 +16,6 @@ const answer = (request) =>
     request.onerror = () => reject(request.error);
   });
 
-/** Calls `then` with the answer to a request, within its transaction. If it fails, so does that. */
-function when(request, then) {
-  // It may have been answered while another one was waited for.
-  if (request.readyState === "done") then(request.result);
-  else request.onsuccess = () => then(request.result);
-}
-
 /** Rejects if the transaction fails; an abort by the browser (a full disk) has its reason in the transaction. */
 function failing(tx, reject) {
   tx.onabort = () => reject(tx.error ?? new Error("the transaction was aborted"));
@@ -52,6 +45,20 @@ export function transact(tx, name, keys, first, hears) {
   return new Promise((resolve, reject) => {
     let written = false;
     failing(tx, reject);
+    /** Calls `then` with the answer to a request, within its event. */
+    const when = (request, then) => {
+      const told = () => {
+        try {
+          if (request.error) reject(request.error);
+          else then(request.result);
+        } catch (error) {
+          reject(error);
+        }
+      };
+      // It may have been answered while another one was waited for.
+      if (request.readyState === "done") told();
+      else request.onsuccess = request.onerror = told;
+    };
     const next = (place) => {
       if (place < keys.length) return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
       // Who has written nothing lets go of the transaction.
@@ -126,14 +133,25 @@ export async function isOurs(db, name, mark, hears) {
 /** Makes a lease store, in an upgrade. */
 export const create = (db, name, mark) => void db.createObjectStore(name).createIndex(mark, mark);
 
-/** Opens a database, creating what is missing; resolves with nothing if it is somebody else's. */
+function requestOpen(name, version) {
+  try {
+    // The getter throws in some sandboxed frames; where site data is blocked it may be null.
+    const factory = globalThis.indexedDB;
+    if (!factory) throw new Error("there is no indexedDB");
+    return version ? factory.open(name, version) : factory.open(name);
+  } catch (error) {
+    throw [error, true];
+  }
+}
+
+/**
+ * Opens a database, creating what is missing; resolves with nothing if it is somebody else's. Rejects with what was
+ * thrown, or told by an event, and whether it was thrown.
+ */
 export async function open(name, store, mark, hears) {
-  // The getter throws in some sandboxed frames; where site data is blocked it may be null.
-  const factory = globalThis.indexedDB;
-  if (!factory) throw new Error("there is no indexedDB");
   // No version is asked for: an older copy of this package must still open what a newer one made.
   for (let version; ; ) {
-    const request = version ? factory.open(name, version) : factory.open(name);
+    const request = requestOpen(name, version);
     let broken;
     request.onupgradeneeded = () => {
       try {
@@ -146,7 +164,7 @@ export async function open(name, store, mark, hears) {
     };
     request.onblocked = () => hears(BLOCKED);
     const db = await answer(request).catch((error) => {
-      throw broken ?? error;
+      throw [broken ?? error, false];
     });
     const stores = db.objectStoreNames;
     if (stores.contains(store)) return db;
@@ -201,7 +219,8 @@ export function fence(tx, name, key, number, hears) {
   };
   request.onsuccess = () => {
     const checked = hears(number, request.result);
-    passed = Boolean(checked);
+    // Nothing of the kind, if the wasm has failed.
+    passed = checked === true || checked?.length > 0;
     tried(() => {
       if (!passed) tx.abort();
       else if (checked !== true) store.put(checked, key);

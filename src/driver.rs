@@ -159,7 +159,7 @@ impl<S: BackingStore> Driver<S> {
             complete: wake.is_some_and(Wake::is_complete),
             beacons: self.around.liveness.is_some(),
         };
-        let contender = Contender::new(self.tab.clone(), config, around, 2 * Clock::granule());
+        let contender = Contender::new(self.tab.clone(), config, around, Clock::granule() * 2);
         let mut core = self.core();
         let id = core.next_object;
         core.next_object += 1;

@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use js_sys::{Array, Function, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
@@ -20,6 +19,7 @@ use crate::guard::{self, Standing};
 use crate::lock;
 use crate::rules::{Mode, Requester};
 use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, OBJECT_STORE, fence};
+use crate::time::Duration;
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
     IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
@@ -68,7 +68,7 @@ impl RawLocks {
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
-        let store = IndexedDbStore::within(database, object_store).with_timeout(timeout);
+        let store = IndexedDbStore::within(database, object_store).giving_up_after(timeout);
         // Each lease store has a channel of its own; that of most databases has no name.
         let channel = match object_store {
             OBJECT_STORE => ["tab-lease:", database].concat(),

@@ -58,6 +58,7 @@ pub mod store;
     )
 )]
 mod sync;
+mod time;
 pub mod turns;
 mod wake;
 

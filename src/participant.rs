@@ -54,13 +54,12 @@
 //! renewal was *sent*, answered or not. See [`Participant::due`]. If one of these renewals fails, that was
 //! a mistake, and what was answered counts again.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{
     Command, Fence, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter,
 };
+use crate::time::Duration;
 
 /// A point on the tab's own monotonic clock, from an origin of its own.
 pub type Now = Duration;

@@ -1,5 +1,6 @@
 //! The bytes of records, notes and messages are those of postcard, by which earlier versions wrote them; what
 //! postcard refuses is refused.
+#![cfg(not(target_arch = "wasm32"))]
 
 use postcard::{take_from_bytes, to_allocvec};
 use proptest::collection::vec;

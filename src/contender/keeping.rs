@@ -9,13 +9,12 @@
 //!                                                              store is closed: lost, with one reason
 //! ```
 
-use std::time::Duration;
-
 use super::{Action, CallId, Contender, Context, End, LeaseId, SendId, Sent, Timer};
 use crate::error::LossReason;
 use crate::message::Message;
 use crate::participant::{Due, Grant, Holding, Now, Release, Renewed};
 use crate::rules::{Command, Fence, Outcome};
+use crate::time::Duration;
 
 /// After a lease was handed on by a message, wait this long, in ms, before writing the [`Command::Pass`]:
 /// by then the receiver's [`Command::Claim`] has usually landed, and no pass is needed.

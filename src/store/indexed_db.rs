@@ -55,7 +55,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{self, Arc};
-use std::time::Duration;
+use std::time;
 
 use async_trait::async_trait;
 use indexed_db_futures::database::Database;
@@ -68,10 +68,11 @@ use web_sys::{IdbDatabase, IdbTransaction};
 #[cfg(doc)]
 use crate::CrossProcessStoreLockGuard;
 use crate::lifecycle::{Lifecycle, Live};
-use crate::platform::{BoxFuture, Spawner, sleep, step_back};
+use crate::platform::{BoxFuture, Spawner, rest, step_back};
 use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
 use crate::sync::{Notify, select};
+use crate::time::Duration;
 
 use opening::{Look, is_row, look};
 use requests::answer;
@@ -383,7 +384,11 @@ impl IndexedDbStore {
 
     /// The same store, with another limit than [`STORE_TIMEOUT_MS`] for how long a command may take.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(self, timeout: time::Duration) -> Self {
+        self.giving_up_after(timeout.into())
+    }
+
+    pub(crate) fn giving_up_after(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -467,7 +472,7 @@ impl IndexedDbStore {
         };
         select! {
             done = tried => done,
-            () = sleep(self.timeout) => {
+            () = rest(self.timeout) => {
                 // In case that it is dead: the next command opens a new one.
                 let link = &self.shared.link;
                 match used.take() {
@@ -733,7 +738,7 @@ impl Shared {
                 return;
             }
             // The heartbeats fail as well, and tell if a lease runs out by that.
-            sleep(Duration::from_millis(REOPEN_PAUSE_MS)).await;
+            rest(Duration::from_millis(REOPEN_PAUSE_MS)).await;
         }
     }
 

@@ -91,7 +91,8 @@ export async function shrink(map, pkg = join(root, "pkg")) {
   const bytes = readFileSync(wasm);
   zeroDeadData(bytes, map);
   writeFileSync(wasm, bytes);
-  await optimise("-Oz", "--converge");
+  // Nothing lives in the first kB of memory: the far end of the stack is there.
+  await optimise("-Oz", "--converge", "--low-memory-unused");
   const names = JSON.parse(await optimise("--minify-imports-and-exports-and-modules"));
   const glue = join(pkg, "tab_lease.js");
   const contents = renamed(patch(tailored(readFileSync(glue, "utf8"))), names);

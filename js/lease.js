@@ -30,7 +30,7 @@ class Held {
     this.epoch = raw.epoch;
     this.dirty = raw.dirty;
     watch(this);
-    raw.lost().then(({ code }) => this.end(code));
+    new Promise((resolve) => raw.lost(resolve)).then((code) => this.end(code));
   }
 
   /** It is lost, for that reason, unless there was one before. */
@@ -80,7 +80,7 @@ class Held {
     if (!this.released) {
       this.forget();
       // It does not fail: what cannot be released any more lapses by itself.
-      this.released = bounded(() => this.raw.release()).catch(() => {});
+      this.released = bounded(() => new Promise((resolve) => this.raw.release(resolve))).catch(() => {});
     }
     return this.released;
   }

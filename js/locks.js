@@ -134,10 +134,18 @@ export function createLocks(settings) {
     const pending = [];
     try {
       const locks = await open(undefined, storeTimeoutMs, () => storeError("STORE_LOAD_FAILED"));
-      for (const record of await bounded(() => locks.query())) {
-        const name = decodeName(record.key);
-        if (record.held) held.push({ name, ...record.held });
-        for (const waiter of record.queue) pending.push({ name, ...waiter });
+      const list = await bounded(() => new Promise((resolve, reject) => locks.query(resolve, reject)));
+      let at = 0;
+      const next = () => list[at++];
+      const asked = (name) => ({ name, mode: next(), clientId: next(), since: next() });
+      // As src/js.rs lists it.
+      while (at < list.length) {
+        const name = decodeName(next());
+        if (next()) {
+          const [token, leaseMs] = [next(), next()];
+          held.push({ ...asked(name), token, leaseMs });
+        }
+        for (let waiting = next(); waiting > 0; waiting--) pending.push(asked(name));
       }
     } catch (failure) {
       throw explained("", undefined, failure);

@@ -67,17 +67,9 @@ impl<S: BackingStore> Driver<S> {
             return;
         };
         spawner.spawn(async move {
-            let answers = if this.store.batches() {
-                let commands = batch.iter();
-                let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
-                this.store.apply_all(commands.collect()).await
-            } else {
-                let mut answers = Vec::new();
-                for parcel in &batch {
-                    answers.push(this.store.apply(&parcel.key, parcel.command.clone()).await);
-                }
-                answers
-            };
+            let commands = batch.iter();
+            let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
+            let answers = this.store.apply_all(commands.collect()).await;
             this.answered(batch, answers);
         });
     }

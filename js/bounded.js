@@ -28,6 +28,7 @@ export function bounded(ask, signal, ms, late) {
     if (ms !== undefined && ms <= MAX_TIMER_MS) timer = setTimeout(() => no(late?.()), ms);
     signal?.addEventListener("abort", abort);
     whenBroken.add(fail);
-    ask().then(end(resolve), no);
+    if (broken()) fail();
+    else ask().then(end(resolve), no);
   });
 }

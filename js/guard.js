@@ -67,19 +67,15 @@ const guard = (run, called) => (/** @type {unknown[]} */ ...args) => {
   }
 };
 
-/** Functions of the wasm that only read or keep books: they cannot fail, and are called often. */
-const PLAIN = /^(cuts|rawlease_left|__wbg_get_.*|__wbindgen_(malloc|realloc|free)|__externref.*)$/;
-/** What the browser calls: timers, promises, events. */
-const CALLED = /invoke/;
-
 /**
- * The exports of the wasm, guarded. The built glue calls this (see scripts/shrink.mjs).
- * @param {object} exports
+ * The exports of the wasm, guarded. The built glue calls this, and names those that cannot fail, and those that
+ * the browser calls (see scripts/glue.mjs).
+ * @param {object} exports @param {string[]} unfailing @param {string[]} called
  */
-export const guarded = (exports) =>
+export const guarded = (exports, unfailing, called) =>
   Object.fromEntries(
     Object.entries(exports).map(([name, value]) => {
-      const plain = typeof value !== "function" || PLAIN.test(name);
-      return [name, plain ? value : guard(value, CALLED.test(name))];
+      const plain = typeof value !== "function" || unfailing.includes(name);
+      return [name, plain ? value : guard(value, called.includes(name))];
     }),
   );

@@ -47,7 +47,7 @@ export class Held {
     /** @type {Promise<void> | undefined} */
     this.released = undefined;
     watch(this);
-    raw.lost().then(({ code }) => this.end(code));
+    new Promise((resolve) => raw.lost(resolve)).then((code) => this.end(code));
   }
 
   /**
@@ -100,7 +100,8 @@ export class Held {
     if (!this.released) {
       this.forget();
       // It does not fail: a lease that cannot be released any more expires.
-      this.released = bounded(() => this.raw.release()).catch(() => {});
+      const released = () => new Promise((/** @type {(value: void) => void} */ resolve) => this.raw.release(resolve));
+      this.released = bounded(released).catch(() => {});
     }
     return this.released;
   }

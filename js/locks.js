@@ -109,14 +109,23 @@ async function hold(acquire, name, rest) {
   }
 }
 
-/** The holders and the waiters, of what Rust tells of every record. @param {Iterable<any>} records */
-function described(records) {
+/**
+ * What `query` resolves with, of the flat list that src/js.rs gives.
+ * @param {any[]} list
+ */
+function described(list) {
   const held = [];
   const pending = [];
-  for (const record of records) {
-    const name = decodeName(record.key);
-    if (record.held) held.push({ name, ...record.held });
-    for (const waiter of record.queue) pending.push({ name, ...waiter });
+  let at = 0;
+  const next = () => list[at++];
+  const asked = (/** @type {string} */ name) => ({ name, mode: next(), clientId: next(), since: next() });
+  while (at < list.length) {
+    const name = decodeName(next());
+    if (next()) {
+      const [token, leaseMs] = [next(), next()];
+      held.push({ ...asked(name), token, leaseMs });
+    }
+    for (let waiting = next(); waiting > 0; waiting--) pending.push(asked(name));
   }
   return { held, pending };
 }
@@ -184,7 +193,7 @@ export function createLocks(settings) {
     try {
       const [open, , storeTimeoutMs] = side;
       const locks = await open(undefined, storeTimeoutMs, () => storeError("STORE_LOAD_FAILED"));
-      return described(await bounded(() => locks.query()));
+      return described(await bounded(() => new Promise((resolve, reject) => locks.query(resolve, reject))));
     } catch (failure) {
       throw explained("", undefined, failure);
     }

@@ -34,3 +34,34 @@ export function declarations(text) {
 }
 
 export const tailored = (glue) => withoutBrowser(withoutLoading(glue));
+
+/** Functions of the wasm that only read or keep books: they cannot fail, and are called often. */
+const PLAIN = /^(cuts|rawlease_left|__wbg_get_.*|__wbindgen_(malloc|realloc|free)|__externref.*)$/;
+/** What the browser calls: timers, promises, events. */
+const CALLED = /invoke/;
+
+/** What wasm-opt calls the module that a module imports from, whatever that was called. */
+const MODULE = "a";
+
+/** Calls everything by the names that wasm-opt has given, as it prints them. */
+export function renamed(glue, { imports, exports }) {
+  const own = "./tab_lease_bg.js";
+  const functions = new Map(imports.filter(([module]) => module === own).map(([, name, by]) => [name, by]));
+  // What the wasm imports as it is from JavaScript that lies beside the Rust.
+  const others = imports.filter(([module]) => module !== own);
+  const members = new Map(exports);
+  const to = (names) => (whole, before, name) => {
+    if (!names.has(name)) throw new Error(`the glue names ${name}, the module does not`);
+    return before + names.get(name);
+  };
+  const from = [...new Set(others.map(([module]) => module))];
+  const modules = from.map((module, place) => `import * as other${place} from ${JSON.stringify(module)};\n`);
+  const taken = others.map(([module, name, by]) => `${by}: other${from.indexOf(module)}.${name}`);
+  const called = replaced(glue, /^ {8}"\.\/tab_lease_bg\.js": import0,\n( {8}".*": import\d+,\n)*/m, `${MODULE}: import0,\n`)
+    .replace(/^import \* as import\d+ from .*\n/gm, "")
+    .replace(/^ {4}const import0 = \{\n/m, (start) => `${start}${taken.map((line) => `        ${line},\n`).join("")}`)
+    .replace(/^( {8})(__wb\w+)(?=: function)/gm, to(functions))
+    .replace(/(\bwasm\.)(\w+)/g, to(members));
+  const are = (pattern) => JSON.stringify(exports.filter(([name]) => pattern.test(name)).map(([, by]) => by));
+  return `${modules.join("")}${called}\nconst PLAIN = ${are(PLAIN)}, CALLED = ${are(CALLED)};\n`;
+}

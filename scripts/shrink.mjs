@@ -5,11 +5,16 @@
 // site refers to it. So the functions of `core::fmt` and of the panic machinery are emptied here,
 // down to the trap that they would end in, and wasm-opt removes what only they used. That is why
 // `src/js.rs` must not format text; the browser tests run on the shrunken module.
-import { readFileSync, writeFileSync } from "node:fs";
+//
+// Then what only the panics used is cut from the data (dead_data.mjs), and the names that the module and its glue
+// call each other by are made short: there are more than a hundred, most with a hash in them, and each stands in
+// both.
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import binaryen from "binaryen";
-import { transform } from "esbuild";
-import { declarations, tailored } from "./glue.mjs";
+import { build as bundled } from "esbuild";
+import { zeroDeadData } from "./dead_data.mjs";
+import { declarations, renamed, tailored } from "./glue.mjs";
 import { must, root, TARGET } from "./lib.mjs";
 
 const UNSEEN = [
@@ -41,7 +46,7 @@ const FEATURES = {
 const PATCHES = [
   // Whatever calls the wasm, the browser's callbacks included, goes through js/guard.js: an exception that
   // leaves the wasm (a trap, or one of a browser function's) is remembered there.
-  [/^    wasm = instance\.exports;$/m, "    wasm = guarded(instance.exports);"],
+  [/^    wasm = instance\.exports;$/m, "    wasm = guarded(instance.exports, PLAIN, CALLED);"],
   // Fake timers (Jest's default) replace `queueMicrotask` by one that never calls. Where there is none,
   // wasm-bindgen-futures takes promises, which nobody fakes.
   [/(__wbg_queueMicrotask_\w+: function\(arg0\) \{\s+const ret = )arg0\.queueMicrotask;/, "$1undefined;"],
@@ -56,33 +61,57 @@ function patch(glue) {
   return `import { guarded } from "../js/guard.js";\n${glue}`;
 }
 
-export async function shrink(pkg = join(root, "pkg")) {
-  const wasm = join(pkg, "tab_lease_bg.wasm");
-  const module = binaryen.readBinary(readFileSync(wasm));
+/** Empties the functions of {@link UNSEEN}. */
+function emptied(wasm) {
+  const module = binaryen.readBinary(wasm);
   module.setFeatures(Object.values(FEATURES).reduce((all, name) => all | binaryen.Features[name], 0));
-  let emptied = 0;
+  let count = 0;
   for (let index = 0; index < module.getNumFunctions(); index++) {
     const ref = module.getFunctionByIndex(index);
     const { name, base } = binaryen.getFunctionInfo(ref);
     if (base || !UNSEEN.some((pattern) => pattern.test(name))) continue;
     binaryen.Function.setBody(ref, module.unreachable());
-    emptied++;
+    count++;
   }
-  if (emptied < 20)
+  if (count < 20)
     throw new Error(
-      `only ${emptied} functions to empty: the module has lost its names, or Rust has renamed them`,
+      `only ${count} functions to empty: the module has lost its names, or Rust has renamed them`,
     );
-  writeFileSync(wasm, module.emitBinary());
+  const bytes = module.emitBinary();
   module.dispose();
-  await must("wasm-opt", [
-    ...["-Oz", "--converge", "--strip-debug", "--strip-producers", "--strip-target-features"],
-    ...Object.keys(FEATURES).map((feature) => `--enable-${feature}`),
-    ...[wasm, "-o", wasm],
-  ]);
+  return bytes;
+}
+
+/** `map`: what the linker has put where. */
+export async function shrink(map, pkg = join(root, "pkg")) {
+  const wasm = join(pkg, "tab_lease_bg.wasm");
+  const optimise = (...passes) => {
+    const features = Object.keys(FEATURES).map((feature) => `--enable-${feature}`);
+    return must("wasm-opt", [...passes, ...features, wasm, "-o", wasm], { quiet: "stdout" });
+  };
+  writeFileSync(wasm, emptied(readFileSync(wasm)));
+  await optimise("-Oz", "--converge", "--strip-debug", "--strip-producers", "--strip-target-features");
+  const bytes = readFileSync(wasm);
+  zeroDeadData(bytes, map);
+  writeFileSync(wasm, bytes);
+  // Nothing lives in the first kB of memory: the far end of the stack is there.
+  await optimise("-Oz", "--converge", "--low-memory-unused");
+  const names = JSON.parse(await optimise("--minify-imports-and-exports-and-modules"));
   const glue = join(pkg, "tab_lease.js");
-  const text = patch(tailored(readFileSync(glue, "utf8")));
-  const { code } = await transform(text, { minify: true, format: "esm", target: TARGET });
-  writeFileSync(glue, code);
+  const contents = renamed(patch(tailored(readFileSync(glue, "utf8"))), names);
+  await bundled({
+    // What Rust imports from JavaScript beside it is put in.
+    stdin: { contents, resolveDir: pkg },
+    external: ["../js/*"],
+    outfile: glue,
+    allowOverwrite: true,
+    format: "esm",
+    bundle: true,
+    minify: true,
+    target: TARGET,
+    logLevel: "warning",
+  });
   const types = join(pkg, "tab_lease.d.ts");
   writeFileSync(types, declarations(readFileSync(types, "utf8")));
+  rmSync(join(pkg, "snippets"), { recursive: true, force: true });
 }

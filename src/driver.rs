@@ -24,7 +24,6 @@ mod sending;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 pub(crate) use calls::Acquiring;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
@@ -41,6 +40,7 @@ use crate::participant::{Now, Past};
 use crate::platform::{self, Clock, Job, Mutex, MutexGuard, Spawner};
 use crate::rules::{Command, Fence};
 use crate::store::BackingStore;
+use crate::time::Duration;
 use crate::wake::{Listen, Wake};
 use calls::Slot;
 use sending::Parcel;
@@ -174,7 +174,7 @@ impl<S: BackingStore> Driver<S> {
             complete: wake.is_some_and(Wake::is_complete),
             beacons: self.around.liveness.is_some(),
         };
-        let contender = Contender::new(self.tab.clone(), config, around, 2 * Clock::granule());
+        let contender = Contender::new(self.tab.clone(), config, around, Clock::granule() * 2);
         let mut core = self.core();
         let id = core.next_object;
         core.next_object += 1;

@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use crate::contender::{Event, LeaseId};
 use crate::error::{LeaseLost, LossReason};
 use crate::platform::{Clock, MaybeSend, MaybeSync, Mutex, MutexGuard};
 use crate::rules::Fence;
+use crate::time::Duration;
 
 /// Which lock object of its driver's.
 pub(crate) type ObjectId = u64;

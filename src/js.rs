@@ -5,21 +5,20 @@
 //! that machinery would weigh more than the rest of this file (see `scripts/shrink.mjs`).
 
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use js_sys::{Array, Function, Object, Promise, Reflect};
+use js_sys::{Array, Function, Object, Reflect};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::future_to_promise;
 use web_sys::{IdbDatabase, IdbTransaction};
 
 use crate::contender::CallId;
 use crate::driver::{Driver, Surroundings};
 use crate::guard::{self, Standing};
 use crate::lock;
-use crate::rules::{Mode, Requester};
+use crate::platform::Spawner;
+use crate::rules::{Mode, Record, Requester};
 use crate::store::indexed_db::{Access, Cause, FenceError, IndexedDbError, OBJECT_STORE, fence};
+use crate::time::Duration;
 use crate::{
     Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, HIDDEN_LEASE_MS, IDLE_LEASE_MS,
     IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
@@ -68,7 +67,7 @@ impl RawLocks {
             ..Config::default()
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
-        let store = IndexedDbStore::within(database, object_store).with_timeout(timeout);
+        let store = IndexedDbStore::within(database, object_store).giving_up_after(timeout);
         // Each lease store has a channel of its own; that of most databases has no name.
         let channel = match object_store {
             OBJECT_STORE => ["tab-lease:", database].concat(),
@@ -110,32 +109,46 @@ impl RawLocks {
         ))
     }
 
-    /// Resolves with an array of what every readable record says.
-    pub fn query(&self) -> Promise {
+    /// Calls `resolve` with what every readable record says, or `reject`. One list, of each record: its key; the
+    /// holder's token and the length of its lease, and then the holder as it asked, if there is one; how many
+    /// wait, and each of them as it asked.
+    pub fn query(&self, resolve: Function, reject: Function) {
         let store = self.store.clone();
-        promise(async move {
-            let records = store.records().await;
-            let records = records.map_err(|error| reject(LockError::Store(error)))?;
-            let described = Array::new();
-            for (key, record) in &records {
-                let object = Object::new();
-                if let Some(holder) = &record.holder {
-                    let held = request(holder, record.mode, record.since);
-                    set(&held, "token", (record.token as f64).into());
-                    set(&held, "leaseMs", record.len.into());
-                    set(&object, "held", held.into());
-                }
-                let queue = Array::new();
-                for waiter in &record.queue {
-                    queue.push(&request(&waiter.who, waiter.mode, waiter.since));
-                }
-                set(&object, "key", key.as_str().into());
-                set(&object, "queue", queue.into());
-                described.push(&object);
-            }
-            Ok(described.into())
-        })
+        Spawner::current().spawn(async move {
+            let (tell, value) = match store.records().await {
+                Ok(records) => (resolve, described(&records).into()),
+                Err(error) => (reject, self::reject(LockError::Store(error))),
+            };
+            // They are a promise's own, and do not throw.
+            let _ = tell.call1(&JsValue::UNDEFINED, &value);
+        });
     }
+}
+
+fn described(records: &[(String, Record)]) -> Array {
+    let list = Array::new();
+    let add = |value: JsValue| _ = list.push(&value);
+    let asked = |who: &Requester, mode: Mode, since: u64| {
+        add(match mode {
+            Mode::Exclusive => "exclusive".into(),
+        });
+        add((&*who.tab).into());
+        add((since as f64).into());
+    };
+    for (key, record) in records {
+        add(key.into());
+        add(record.holder.is_some().into());
+        if let Some(holder) = &record.holder {
+            add((record.token as f64).into());
+            add(record.len.into());
+            asked(holder, record.mode, record.since);
+        }
+        add((record.queue.len() as u32).into());
+        for waiter in &record.queue {
+            asked(&waiter.who, waiter.mode, waiter.since);
+        }
+    }
+    list
 }
 
 /// One lock.
@@ -228,21 +241,17 @@ impl RawLease {
             .map(|reason| code_of(reason).to_owned())
     }
 
-    /// Resolves with `{ code }` when the lease is lost; never, if it is released before.
-    pub fn lost(&self) -> Promise {
-        Promise::new(&mut |resolve, _| {
-            if let Some(guard) = &*self.guard.borrow() {
-                let listener = guard.lease().listen(move |lease, standing| {
-                    if let Standing::Lost(reason) = standing {
-                        let token = lease.token;
-                        let told = self::lost(LeaseLost { token, reason });
-                        let _ = resolve.call1(&JsValue::UNDEFINED, &told);
-                    }
-                    !matches!(standing, Standing::Held | Standing::Lingers)
-                });
-                self.listener.set(Some(listener));
-            }
-        })
+    /// Calls `resolve`, a promise's own, with a code when the lease is lost; never, if it is released before.
+    pub fn lost(&self, resolve: Function) {
+        if let Some(guard) = &*self.guard.borrow() {
+            let listener = guard.lease().listen(move |_, standing| {
+                if let Standing::Lost(reason) = standing {
+                    let _ = resolve.call1(&JsValue::UNDEFINED, &code_of(reason).into());
+                }
+                !matches!(standing, Standing::Held | Standing::Lingers)
+            });
+            self.listener.set(Some(listener));
+        }
     }
 
     /// Fences a transaction: a readwrite one, unless `reads` says that it need not be. Throws
@@ -260,24 +269,23 @@ impl RawLease {
         fence(guard, tx, access, settle).map_err(refused)
     }
 
-    /// Releases; resolves when the next one can have the lock. A second call does nothing.
-    pub fn release(&self) -> Promise {
-        let lease = self.guard.take().map(|guard| Arc::clone(guard.lease()));
-        let Some(lease) = lease else {
-            return Promise::resolve(&JsValue::UNDEFINED);
+    /// Releases; calls `resolve`, a promise's own, when the next one can have the lock. A second call does
+    /// nothing else.
+    pub fn release(&self, resolve: Function) {
+        let told = move || drop(resolve.call0(&JsValue::UNDEFINED));
+        let Some(lease) = self.guard.take().map(|guard| Arc::clone(guard.lease())) else {
+            return told();
         };
         if let Some(listener) = self.listener.take() {
             lease.forget(listener);
         }
-        Promise::new(&mut |resolve, _| {
-            lease.listen(move |lease, standing| {
-                let is_free = guard::is_free(lease, standing);
-                if is_free {
-                    let _ = resolve.call0(&JsValue::UNDEFINED);
-                }
-                is_free
-            });
-        })
+        lease.listen(move |lease, standing| {
+            let is_free = guard::is_free(lease, standing);
+            if is_free {
+                told();
+            }
+            is_free
+        });
     }
 }
 
@@ -330,25 +338,8 @@ fn failure(code: &str, detail: Option<&str>, cause: Option<JsValue>) -> JsValue 
     object.into()
 }
 
-fn request(who: &Requester, mode: Mode, since: u64) -> Object {
-    let object = Object::new();
-    let mode = match mode {
-        Mode::Exclusive => "exclusive",
-    };
-    set(&object, "mode", mode.into());
-    set(&object, "clientId", who.tab.as_str().into());
-    set(&object, "since", (since as f64).into());
-    object
-}
-
 #[inline(never)]
 fn set(object: &Object, key: &str, value: JsValue) {
     // Cannot fail on a plain object.
     let _ = Reflect::set(object, &key.into(), &value);
-}
-
-/// One instance of the machinery for all promises: it is not small.
-fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
-    let future: Pin<Box<dyn Future<Output = _>>> = Box::pin(future);
-    future_to_promise(future)
 }

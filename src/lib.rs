@@ -14,6 +14,7 @@
 //! - [`contender`]: one lock object, whole, and pure; what is done about it, and when.
 //! - `driver`: performs what contenders decide. The only room that awaits.
 //! - [`message`]: what those who contend tell each other, and the bytes of it.
+//! - `codec`: the bytes of all that is stored or told.
 //! - [`store`]: the [`BackingStore`] trait, and stores that read, let the rules decide, and write.
 //! - [`CrossProcessStoreLock`]: take, spin, wait, and share within a process.
 //! - [`CrossProcessStoreLockGuard`]: a held lock. It is renewed while a guard lives.
@@ -30,6 +31,7 @@
 //! `navigator.locks` is simpler and costs no download.
 #![deny(missing_docs)]
 
+mod codec;
 mod config;
 pub mod contender;
 mod driver;
@@ -57,6 +59,7 @@ pub mod store;
     )
 )]
 mod sync;
+mod time;
 pub mod turns;
 mod wake;
 

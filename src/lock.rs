@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time;
 
 use crate::config::Config;
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
@@ -19,6 +19,7 @@ use crate::liveness::Liveness;
 use crate::participant::Past;
 use crate::platform::{self, Mutex};
 use crate::store::BackingStore;
+use crate::time::Duration;
 use crate::wake::Wake;
 
 /// A lock that is shared through a [`BackingStore`] by everybody who uses the same store and key.
@@ -265,11 +266,15 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     /// # Errors
     ///
     /// [`LockError::Timeout`] when the time was up, [`LockError::Store`] if the store failed.
+    #[cfg_attr(
+        not(target_arch = "wasm32"),
+        expect(clippy::useless_conversion, reason = "it is one in a browser")
+    )]
     pub async fn acquire(
         &self,
-        timeout: Option<Duration>,
+        timeout: Option<time::Duration>,
     ) -> Result<CrossProcessStoreLockGuard, LockError<S::Error>> {
-        let acquired = self.call(self.patience(timeout)).await?;
+        let acquired = self.call(self.patience(timeout.map(Into::into))).await?;
         acquired.ok_or(LockError::Timeout)
     }
 

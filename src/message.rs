@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::{self, Wire};
 use crate::participant::{Grant, Want};
 use crate::rules::Requester;
 
@@ -32,22 +33,24 @@ impl Message {
     /// The bytes that go to other processes.
     #[must_use]
     pub fn encode(&self, key: &str) -> Vec<u8> {
-        // Serialising numbers and strings into memory cannot fail.
-        postcard::to_allocvec(&(key, self)).unwrap_or_default()
+        let mut out = Vec::new();
+        codec::put_text(key, &mut out);
+        self.put(&mut out);
+        out
     }
 
     /// Which key the bytes are about, and the rest of them, for [`Message::decode`]. Nothing, if they are
     /// no message.
     #[must_use]
     pub fn key(bytes: &[u8]) -> Option<(&str, &[u8])> {
-        postcard::take_from_bytes(bytes).ok()
+        codec::decode_text(bytes)
     }
 
     /// Reads what follows the key. Nothing, if it is no message of this crate's version.
     #[must_use]
     pub fn decode(rest: &[u8]) -> Option<Self> {
-        match postcard::take_from_bytes(rest) {
-            Ok((message, [])) => Some(message),
+        match codec::decode(rest) {
+            Some((message, [])) => Some(message),
             _ => None,
         }
     }

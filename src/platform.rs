@@ -4,7 +4,8 @@
 //! source for both.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+
+use crate::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 mod browser;
@@ -17,13 +18,13 @@ use browser as sys;
 use native as sys;
 
 #[cfg(target_arch = "wasm32")]
-pub(crate) use sys::promised;
-#[cfg(target_arch = "wasm32")]
 pub use sys::step_back;
 pub use sys::{
     BoxFuture, Clock, Job, MaybeSend, MaybeSync, Mutex, MutexGuard, Spawner, Timer, alarm, behind,
     sleep, wall_ms,
 };
+#[cfg(target_arch = "wasm32")]
+pub(crate) use sys::{promised, rest};
 
 /// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.
 ///
@@ -55,10 +56,10 @@ pub fn process() -> &'static str {
 
 /// Resolves when `clock` reaches `when`, however far that is.
 pub async fn sleep_until(clock: Clock, when: Duration) {
-    const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+    const LONG: Duration = Duration::from_millis(24 * 60 * 60 * 1000);
     loop {
         let rest = when.saturating_sub(clock.now());
-        sleep(rest.min(LONG)).await;
+        sys::rest(rest.min(LONG)).await;
         if rest <= LONG {
             return;
         }

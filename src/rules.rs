@@ -53,6 +53,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec;
+
 /// The longest lease that a record may carry, in ms (ten minutes). A record that claims more is
 /// corrupt: believing it would wedge the lock for as long as it says.
 pub const MAX_LEASE_MS: u32 = 600_000;
@@ -147,8 +149,7 @@ impl Record {
     /// The bytes that a store keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        // Serialising numbers, strings and vectors into memory cannot fail.
-        postcard::to_allocvec(self).unwrap_or_default()
+        codec::encode(self)
     }
 
     /// Reads what [`Record::encode`] wrote.
@@ -157,11 +158,11 @@ impl Record {
     ///
     /// [`Corrupt`], if no rule of this version can have written it.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
-        match postcard::take_from_bytes::<Self>(bytes) {
+        match codec::decode::<Self>(bytes) {
             _ if bytes.first() != Some(&FORMAT) => Err(Corrupt("its format is of another version")),
-            Ok((record, [])) => record.check().map(|()| record),
-            Ok(_) => Err(Corrupt("something follows it")),
-            Err(_) => Err(Corrupt("it has not the shape of a lease")),
+            Some((record, [])) => record.check().map(|()| record),
+            Some(_) => Err(Corrupt("something follows it")),
+            None => Err(Corrupt("it has not the shape of a lease")),
         }
     }
 
@@ -277,8 +278,7 @@ impl Note {
     /// The bytes that a store keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        // Serialising numbers into memory cannot fail.
-        postcard::to_allocvec(&(FORMAT, self)).unwrap_or_default()
+        codec::encode(&(FORMAT, *self))
     }
 
     /// Reads what [`Note::encode`] wrote.
@@ -288,8 +288,8 @@ impl Note {
     /// [`Corrupt`], if this version cannot have written it. To take it for none would be to steal from a
     /// holder that renews.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
-        match postcard::take_from_bytes::<(u8, Self)>(bytes) {
-            Ok(((FORMAT, note), [])) => match note {
+        match codec::decode::<(u8, Self)>(bytes) {
+            Some(((FORMAT, note), [])) => match note {
                 Self::Renewed {
                     token, count, len, ..
                 } if token.max(count) > MAX_NUMBER || len == 0 || len > MAX_LEASE_MS => {

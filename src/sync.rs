@@ -17,8 +17,6 @@ pub(crate) struct Notify(Mutex<Waiting>);
 struct Waiting {
     /// How often all were notified.
     round: u64,
-    /// One waiter was notified before there was any. The next one need not wait.
-    permit: bool,
     last_id: u64,
     wakers: Vec<(u64, Waker)>,
 }
@@ -32,8 +30,7 @@ impl Notify {
         self.0.lock()
     }
 
-    /// Resolves at the next [`Notify::notify_waiters`] from now on, polled or not, or with the permit of a
-    /// [`Notify::notify_one`].
+    /// Resolves at the next [`Notify::notify_waiters`] from now on, polled or not.
     pub(crate) fn notified(&self) -> Notified<'_> {
         let round = self.waiting().round;
         let (notify, id) = (self, None);
@@ -44,18 +41,6 @@ impl Notify {
     pub(crate) fn notify_waiters(&self) {
         let mut waiting = self.waiting();
         waiting.round += 1;
-        self.wake(waiting);
-    }
-
-    /// Wakes one who waits, or the next to come.
-    pub(crate) fn notify_one(&self) {
-        let mut waiting = self.waiting();
-        waiting.permit = true;
-        self.wake(waiting);
-    }
-
-    /// They look for themselves whether it was for them.
-    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
         let wakers = std::mem::take(&mut waiting.wakers);
         // Out of the mutex: a task that is woken may run at once.
         drop(waiting);
@@ -77,7 +62,7 @@ impl Future for Notified<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut waiting = self.notify.waiting();
-        if waiting.round != self.round || std::mem::take(&mut waiting.permit) {
+        if waiting.round != self.round {
             return Poll::Ready(());
         }
         let id = self.id.unwrap_or_else(|| {
@@ -173,15 +158,6 @@ mod tests {
         assert!(!is_ready(one.as_mut()));
         notify.notify_waiters();
         assert!(is_ready(one.as_mut()) && is_ready(other.as_mut()));
-        assert!(!is_ready(pin!(notify.notified())));
-    }
-
-    #[test]
-    fn one_is_notified_though_nobody_waits_yet_and_only_once() {
-        let notify = Notify::new();
-        notify.notify_one();
-        notify.notify_one();
-        assert!(is_ready(pin!(notify.notified())));
         assert!(!is_ready(pin!(notify.notified())));
     }
 

@@ -15,10 +15,9 @@
 //!
 //! Calls that already waited when the lease began share it at once: they are no more than there were.
 
-use std::time::Duration;
-
 use crate::participant::Now;
 use crate::rules::Requester;
+use crate::time::Duration;
 
 /// For how long a new call is held back at first, in ms: longer than most sections, and short enough for a
 /// person not to mind.

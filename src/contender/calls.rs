@@ -4,13 +4,12 @@
 //! that asked before it was sent; whoever asks later needs another one. So a thousand calls cause as many
 //! takes as one does.
 
-use std::time::Duration;
-
 use super::{Action, CallId, Contender, Context, End, Patience, Seen, SendId, Sent, Timer};
 use crate::error::LossReason;
 use crate::message::Message;
 use crate::participant::{Ask, Now, Taken};
 use crate::rules::{Command, Outcome, Take};
+use crate::time::Duration;
 use crate::turns::{HeldBack, Turn};
 
 /// How long the first take waits at most for the beacon, in ms: nobody may go by a beacon that was not

@@ -9,13 +9,12 @@
 //!                                                              store is closed: lost, with one reason
 //! ```
 
-use std::time::Duration;
-
 use super::{Action, CallId, Contender, Context, End, LeaseId, SendId, Sent, Timer};
 use crate::error::LossReason;
 use crate::message::Message;
 use crate::participant::{Due, Grant, Holding, Now, Release, Renewed};
 use crate::rules::{Command, Fence, Outcome};
+use crate::time::Duration;
 
 /// After a lease was handed on by a message, wait this long, in ms, before writing the [`Command::Pass`]:
 /// by then the receiver's [`Command::Claim`] has usually landed, and no pass is needed.
@@ -222,7 +221,7 @@ impl Contender {
         let beat = self.heartbeat();
         let long = self.participant.long().map(|long| long / LONG_BEATS);
         let lease = Duration::from_millis(self.lease_ms.into());
-        let is_same = |k: &Keeping| k.next.is_some() && now >= k.same_since + STEADY_LEASES * lease;
+        let is_same = |k: &Keeping| k.next.is_some() && now >= k.same_since + lease * STEADY_LEASES;
         let told = self.around.beacons && self.around.complete;
         let steady = told && self.keeping.as_ref().is_some_and(is_same);
         let steady = steady.then(|| lease / LONG_BEATS);

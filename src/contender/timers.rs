@@ -1,11 +1,10 @@
 //! What is due, and when: derived from the state, so nothing can be left set.
 
-use std::time::Duration;
-
 use super::Contender;
 use super::calls::{Beacon, Call};
 use super::keeping::LONG_BEATS;
 use crate::participant::Now;
+use crate::time::Duration;
 
 /// What a lock object waits for the clock for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

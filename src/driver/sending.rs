@@ -82,15 +82,9 @@ impl<S: BackingStore> Driver<S> {
             let commands: Vec<_> = commands.collect();
             let answers = if batch.iter().all(|parcel| parcel.looks) {
                 this.store.look_all(commands).await
-            } else if this.store.batches() {
+            } else {
                 let answers = this.store.apply_all(commands).await.into_iter();
                 answers.map(|answer| answer.map(Some)).collect()
-            } else {
-                let mut answers = Vec::new();
-                for (key, command) in commands {
-                    answers.push(this.store.apply(&key, command).await.map(Some));
-                }
-                answers
             };
             this.core().renewing -= usize::from(renews);
             this.answered(batch, answers);

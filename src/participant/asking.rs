@@ -1,6 +1,6 @@
 //! Asking: a request is on its way, or stands in the queue, and the lease that somebody else holds is watched.
 
-use std::time::Duration;
+use crate::time::Duration;
 
 use super::{
     Ask, Grant, Heard, Holding, Now, Participant, Past, State, Taken, Want, micros, millis,

@@ -1,6 +1,6 @@
 //! Holding: until when the lease is good, who is next, what is open under it, and how it is given up.
 
-use std::time::Duration;
+use crate::time::Duration;
 
 use super::asking::Request;
 use super::{

@@ -65,7 +65,7 @@
 mod asking;
 mod holding;
 
-use std::time::Duration;
+use crate::time::Duration;
 
 use serde::{Deserialize, Serialize};
 

@@ -5,11 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time;
 
 use gloo_timers::callback::Timeout;
 use js_sys::{Function, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
+
+use crate::sync::Notify;
+use crate::time::Duration;
 
 /// A future of any kind.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -41,13 +44,21 @@ impl Spawner {
 
 /// Resolves after `duration`, rounded up to whole ms and at most 24 days. Dropping it clears the
 /// timer.
-pub async fn sleep(duration: Duration) {
-    gloo_timers::future::TimeoutFuture::new(timeout_ms(duration)).await;
+pub async fn sleep(duration: time::Duration) {
+    rest(duration.into()).await;
+}
+
+/// As [`sleep`].
+pub(crate) async fn rest(duration: Duration) {
+    let over = Rc::new(Notify::new());
+    let waits = over.notified();
+    let tell = Rc::clone(&over);
+    let _timeout = Timeout::new(timeout_ms(duration), move || tell.notify_waiters());
+    waits.await;
 }
 
 fn timeout_ms(duration: Duration) -> u32 {
-    let seconds = duration.as_secs().min(2_000_000) as u32;
-    seconds * 1000 + duration.subsec_micros().div_ceil(1000)
+    duration.as_micros().div_ceil(1000).min(2_000_000_000) as u32
 }
 
 #[wasm_bindgen]

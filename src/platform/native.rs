@@ -37,6 +37,8 @@ pub async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
+pub(super) use sleep as rest;
+
 /// A task that ends when this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the task"]

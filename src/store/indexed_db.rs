@@ -4,8 +4,9 @@
 //! transactions can then be [fenced](CrossProcessStoreLockGuard::fence).
 //!
 //! Nothing else names IndexedDB. A command is one readwrite transaction of a get, a
-//! put and a commit that is awaited; between the get and the put nothing else is awaited, or the
-//! browser would commit early.
+//! put and a commit that is awaited. What is put is decided in the midst of the event that brings the answer to
+//! the get, since the browser would commit early if anything else was waited for: the JavaScript in
+//! `requests.js` carries the requests, and calls back into `Shared::hear` for each decision.
 //!
 //! # Pages that stop
 //!
@@ -51,27 +52,30 @@ mod opening;
 mod requests;
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::time::Duration;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::{self, Arc};
+use std::time;
 
 use async_trait::async_trait;
 use indexed_db_futures::database::Database;
 use indexed_db_futures::internals::SystemRepr;
-use js_sys::{Array, Reflect, Uint8Array};
+use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
-use web_sys::{EventTarget, IdbDatabase, IdbObjectStore, IdbTransaction};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{IdbDatabase, IdbTransaction};
 
 #[cfg(doc)]
 use crate::CrossProcessStoreLockGuard;
 use crate::lifecycle::{Lifecycle, Live};
-use crate::platform::{BoxFuture, Spawner, sleep, step_back};
+use crate::platform::{BoxFuture, Spawner, rest, step_back};
 use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
 use crate::sync::{Notify, select};
+use crate::time::Duration;
 
-use opening::{Look, is_ours, look, open};
-use requests::{answer, begin, commit, failed, result};
+use opening::{Look, is_row, look};
+use requests::answer;
 
 pub use fence::FenceError;
 #[cfg(feature = "npm")]
@@ -198,46 +202,16 @@ impl<T> Watched<T> {
 
 struct Connection {
     db: IdbDatabase,
-    /// What watches a connection of ours; nothing, if it is the application's.
-    own: Option<[Closure<dyn FnMut()>; 2]>,
+    /// Ours, not the application's.
+    own: bool,
     /// The object store is known to be one of leases.
     vetted: Cell<bool>,
 }
 
 impl Connection {
-    fn new(db: IdbDatabase, shared: &Arc<Shared>) -> Rc<Self> {
-        Rc::new_cyclic(|this: &Weak<Self>| {
-            let forget = |lost: fn(&Arc<Shared>)| {
-                let shared = Arc::downgrade(shared);
-                let this = this.clone();
-                Closure::new(move || {
-                    let (Some(shared), Some(this)) = (shared.upgrade(), this.upgrade()) else {
-                        return;
-                    };
-                    this.forget(&shared.link);
-                    lost(&shared);
-                    Spawner::current().spawn(async move {
-                        // Whoever holds here is told first, and the page with it.
-                        step_back().await;
-                        this.db.close();
-                    });
-                })
-            };
-            let on_versionchange = forget(|shared| shared.end_leases());
-            let on_close = forget(|shared| Spawner::current().spawn(Arc::clone(shared).severed()));
-            db.set_onversionchange(Some(on_versionchange.as_ref().unchecked_ref()));
-            db.set_onclose(Some(on_close.as_ref().unchecked_ref()));
-            Self {
-                db,
-                own: Some([on_versionchange, on_close]),
-                vetted: Cell::new(true),
-            }
-        })
-    }
-
     /// The next command opens a new connection.
     fn forget(&self, link: &Watched<Link>) {
-        if self.own.is_none() {
+        if !self.own {
             return;
         }
         link.change(|link| match link {
@@ -252,12 +226,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.own.is_none() {
-            return;
+        if self.own {
+            requests::close(&self.db);
         }
-        self.db.set_onversionchange(None);
-        self.db.set_onclose(None);
-        self.db.close();
     }
 }
 
@@ -297,9 +268,23 @@ struct Shared {
     noted: RefCell<Vec<(String, Requester)>>,
     /// Renewals so far.
     renewals: Cell<u64>,
+    /// What is called back, always the same: whatever of ours a transaction still calls when nobody waits for it
+    /// any more must be there.
+    hears: Function,
+    /// Who waits to be called back, and by which numbers.
+    waiting: RefCell<Vec<Waiting>>,
+    next_number: Cell<u32>,
     /// The key and the epoch of a record that was seen. Records outlive their leases: if it is gone, or of
     /// another epoch, so is the database that it was in.
     witness: RefCell<Option<(String, u64)>>,
+}
+
+type Waiting = (Range<u32>, Rc<dyn Hear>);
+
+/// Is called back by a transaction.
+trait Hear {
+    /// `place`: which of its numbers it is called by.
+    fn hear(&self, place: u32, one: JsValue, other: JsValue) -> JsValue;
 }
 
 impl Live for Shared {
@@ -335,8 +320,10 @@ impl IndexedDbStore {
     #[must_use]
     pub fn within(database: &str, object_store: &str) -> Self {
         let life = Lifecycle::page();
-        #[allow(clippy::arc_with_non_send_sync, reason = "there are no threads")]
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|this: &sync::Weak<Shared>| Shared {
+            hears: Shared::called_back(this),
+            waiting: RefCell::default(),
+            next_number: Cell::new(CLOSING + 1),
             database: database.to_owned(),
             object_store: object_store.to_owned(),
             link: Watched::new(Link::Closed),
@@ -384,21 +371,10 @@ impl IndexedDbStore {
     /// The same store over a connection of the application's. Unless it is `vetted`, the object store is
     /// looked at before the first command.
     pub(crate) fn connected(self, db: IdbDatabase, vetted: bool) -> Self {
-        let shared = Arc::downgrade(&self.shared);
-        // Whether the application closes it or not: it may have been told first.
-        let closing = Closure::<dyn Fn()>::new(move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.end_leases();
-            }
-        });
-        let closing = closing.into_js_value();
-        for event in ["versionchange", "close"] {
-            let target: &EventTarget = &db;
-            let _ = target.add_event_listener_with_callback(event, closing.unchecked_ref());
-        }
+        requests::attend(&db, &self.shared.hears);
         let connection = Connection {
             db,
-            own: None,
+            own: false,
             vetted: Cell::new(vetted),
         };
         let link = Link::Open(Rc::new(connection));
@@ -408,7 +384,11 @@ impl IndexedDbStore {
 
     /// The same store, with another limit than [`STORE_TIMEOUT_MS`] for how long a command may take.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(self, timeout: time::Duration) -> Self {
+        self.giving_up_after(timeout.into())
+    }
+
+    pub(crate) fn giving_up_after(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -420,42 +400,38 @@ impl IndexedDbStore {
     ///
     /// [`IndexedDbError`], except [`IndexedDbError::Corrupt`].
     pub async fn records(&self) -> Result<Vec<(String, Record)>, IndexedDbError> {
-        self.bounded(async |db| {
-            let name = &self.shared.object_store;
-            let tx = begin(db, name, "readonly")?;
-            let store = tx.object_store(name).map_err(failed)?;
-            let keys = store.get_all_keys().map_err(failed)?;
-            let values = store.get_all().map_err(failed)?;
-            let keys: Array = result(&keys).await.map_err(failed)?.unchecked_into();
-            let values: Array = result(&values).await.map_err(failed)?.unchecked_into();
-            let (mut records, mut notes) = (Vec::new(), Vec::new());
-            for (key, value) in keys.iter().zip(values.iter()) {
-                if let Some(name) = key.as_string() {
-                    records.extend(decode(value).ok().map(|record| (name, record)));
-                } else if let Some((name, who)) = read_note_key(&key) {
-                    notes.extend(decode_note(value).ok().map(|note| (name, who, note)));
-                }
+        let all = |db: &IdbDatabase| {
+            let (done, open) = (requests::all(db, &self.shared.object_store)?, None);
+            Ok(Sent { done, open })
+        };
+        let rows: Array = self.bounded(&all).await?.unchecked_into();
+        let [keys, values] = [0, 1].map(|place| rows.get(place).unchecked_into::<Array>());
+        let (mut records, mut notes) = (Vec::new(), Vec::new());
+        for (key, value) in keys.iter().zip(values.iter()) {
+            if let Some(name) = key.as_string() {
+                records.extend(decode(value).ok().map(|record| (name, record)));
+            } else if let Some((name, who)) = read_note_key(&key) {
+                notes.extend(decode_note(value).ok().map(|note| (name, who, note)));
             }
-            for (name, record) in &mut records {
-                let mut notes = notes.iter();
-                let holders = |(of, who, _): &&(String, Requester, Note)| {
-                    of == name && Some(who) == record.holder.as_ref()
-                };
-                if let Some((_, _, note)) = notes.find(holders) {
-                    *record = rules::with_note(record, note);
-                }
+        }
+        for (name, record) in &mut records {
+            let mut notes = notes.iter();
+            let holders = |(of, who, _): &&(String, Requester, Note)| {
+                of == name && Some(who) == record.holder.as_ref()
+            };
+            if let Some((_, _, note)) = notes.find(holders) {
+                *record = rules::with_note(record, note);
             }
-            Ok(records)
-        })
-        .await
+        }
+        Ok(records)
     }
 
-    /// Runs `work` on an open connection, once more on a new one if it fails, and gives up when the store's
-    /// time is over. An opening that fails is tried once more as well.
-    async fn bounded<T>(
+    /// Sends on an open connection, once more on a new one if it fails, and gives up when the store's time is
+    /// over. An opening that fails is tried once more as well. Resolves with what comes back.
+    async fn bounded(
         &self,
-        work: impl AsyncFn(&IdbDatabase) -> Result<T, IndexedDbError>,
-    ) -> Result<T, IndexedDbError> {
+        send: &dyn Fn(&IdbDatabase) -> Result<Sent, JsValue>,
+    ) -> Result<JsValue, IndexedDbError> {
         use IndexedDbError::{Closed, Failed, Stalled, Unavailable};
 
         let used = Cell::new(None::<Rc<Connection>>);
@@ -464,8 +440,7 @@ impl IndexedDbStore {
             loop {
                 self.shared.life.running().await;
                 used.take();
-                // Boxed, so that its code is not repeated in every kind of work.
-                let connection = match Box::pin(self.connection()).await {
+                let connection = match self.connection().await {
                     Ok(connection) => connection,
                     Err(Failed(_) | Unavailable(_)) if !reopened => {
                         reopened = true;
@@ -475,23 +450,29 @@ impl IndexedDbStore {
                 };
                 used.set(Some(Rc::clone(&connection)));
                 let closings = *self.shared.closings.borrow();
-                match work(&connection.db).await {
+                let done = match send(&connection.db) {
+                    Ok(sent) => {
+                        let _open = sent.open;
+                        JsFuture::from(sent.done).await
+                    }
+                    Err(thrown) => Err(thrown),
+                };
+                match done.map_err(Cause) {
                     // It says what was true of a database that has been deleted since.
                     Ok(_) if *self.shared.closings.borrow() != closings => {}
-                    Err(Failed(_)) if !resent => {
+                    Ok(done) => return Ok(done),
+                    Err(_) if !resent => {
                         resent = true;
                         connection.forget(&self.shared.link);
                     }
-                    Err(Failed(cause)) if connection.own.is_none() && cause.is_closed() => {
-                        return Err(Closed);
-                    }
-                    done => return done,
+                    Err(cause) if !connection.own && cause.is_closed() => return Err(Closed),
+                    Err(cause) => return Err(Failed(cause)),
                 }
             }
         };
         select! {
             done = tried => done,
-            () = sleep(self.timeout) => {
+            () = rest(self.timeout) => {
                 // In case that it is dead: the next command opens a new one.
                 let link = &self.shared.link;
                 match used.take() {
@@ -530,10 +511,12 @@ impl IndexedDbStore {
             }
         };
         if !connection.vetted.get() {
-            let store = &self.shared.object_store;
-            match is_ours(&connection.db, store).await {
+            match self.shared.is_ours(&connection.db).await {
                 Ok(true) => connection.vetted.set(true),
-                Ok(false) => return Err(IndexedDbError::NotLeases(store.clone())),
+                Ok(false) => {
+                    let store = self.shared.object_store.clone();
+                    return Err(IndexedDbError::NotLeases(store));
+                }
                 // The application's connection: there is no other.
                 Err(IndexedDbError::Failed(cause)) if cause.is_closed() => {
                     return Err(IndexedDbError::Closed);
@@ -547,13 +530,10 @@ impl IndexedDbStore {
     /// Opens in a task of its own.
     fn begin_opening(&self) {
         self.shared.link.set(Link::Opening);
-        let (database, store) = (
-            self.shared.database.clone(),
-            self.shared.object_store.clone(),
-        );
+        let opened = self.shared.open();
         let shared = Arc::downgrade(&self.shared);
         Spawner::current().spawn(async move {
-            let opened = open(&database, &store, &shared).await;
+            let opened = opened.await;
             let Some(shared) = shared.upgrade() else {
                 // All stores are gone by now.
                 return opened.into_iter().for_each(|db| db.close());
@@ -561,7 +541,12 @@ impl IndexedDbStore {
             let opened = match opened {
                 Ok(db) => {
                     // It hears from now on of others who want it closed.
-                    let connection = Connection::new(db, &shared);
+                    requests::watch(&db, &shared.hears);
+                    let connection = Rc::new(Connection {
+                        db,
+                        own: true,
+                        vetted: Cell::new(true),
+                    });
                     let recognised = shared.recognise(&connection.db).await;
                     recognised.map(|()| connection)
                 }
@@ -621,7 +606,8 @@ impl BackingStore for IndexedDbStore {
             && connection.vetted.get()
         {
             // There is nobody to tell of an error.
-            let _ = self.shared.leave(&connection.db, key, who);
+            let (key, note) = self.shared.note(key, who, &Note::Ended);
+            let _ = requests::leave(&connection.db, &self.shared.object_store, &key, &note);
         }
     }
 
@@ -641,36 +627,128 @@ impl BackingStore for IndexedDbStore {
     }
 }
 
-/// What became of each command of a transaction that did not fail. Nothing, of one that has only been looked at
-/// and has to be applied.
-type Answers = Result<Vec<Result<Option<Outcome>, IndexedDbError>>, IndexedDbError>;
-
 /// What to do with commands in a transaction.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Work {
+    /// They are nothing but renewals: the transaction needs no answer to be complete.
     Renew,
     Apply,
+    /// They are perhaps not needed: only see what they would be answered.
     Look,
 }
 
+/// What became of a command. Nothing, of one that has only been looked at and has to be applied.
+type Answer = Result<Option<Outcome>, IndexedDbError>;
+
 impl IndexedDbStore {
     /// One way for all kinds, so that the code around it is not repeated.
-    async fn work(
-        &self,
-        work: Work,
-        batch: Vec<(String, Command)>,
-    ) -> Vec<Result<Option<Outcome>, IndexedDbError>> {
-        let answers = self.bounded(async |db| match work {
-            Work::Renew => self.shared.renew(db, &batch).await,
-            Work::Apply => self.shared.transact(db, &batch).await,
-            Work::Look => self.shared.look(db, &batch).await,
+    async fn work(&self, work: Work, batch: Vec<(String, Command)>) -> Vec<Answer> {
+        let number = self.shared.number(batch.len() as u32);
+        let batch = Rc::new(Batch {
+            number,
+            work,
+            answers: RefCell::new(vec![Err(IndexedDbError::Stalled); batch.len()]),
+            commands: batch,
+            shared: Arc::clone(&self.shared),
         });
-        let answers = answers.await;
-        answers.unwrap_or_else(|error| vec![Err(error); batch.len()])
+        let waits = Waits(&self.shared, number);
+        self.shared
+            .wait(number, batch.commands.len(), batch.clone());
+        let done = self.bounded(&|db| batch.send(db)).await;
+        drop(waits);
+        let mut answers = batch.answers.take();
+        if let Err(error) = done {
+            answers.fill(Err(error));
+        }
+        answers
     }
 }
 
+/// What has been sent to the store.
+struct Sent {
+    done: Promise,
+    open: Option<Open>,
+}
+
+// What is heard besides answers: see requests.js.
+const ROW: u32 = 0;
+const BLOCKED: u32 = 1;
+const WANTED: u32 = 2;
+const SEVERED: u32 = 3;
+const CLOSING: u32 = 4;
+
 impl Shared {
+    /// The function that calls [`Shared::hear`], for as long as there is a store.
+    fn called_back(this: &sync::Weak<Self>) -> Function {
+        let this = this.clone();
+        let hears = move |number, one, other| match this.upgrade() {
+            Some(this) => this.hear(number, one, other),
+            None => JsValue::UNDEFINED,
+        };
+        let hears: Box<dyn Fn(u32, JsValue, JsValue) -> JsValue> = Box::new(hears);
+        Closure::wrap(hears).into_js_value().unchecked_into()
+    }
+
+    /// Something has happened.
+    fn hear(self: &Arc<Self>, number: u32, one: JsValue, other: JsValue) -> JsValue {
+        match number {
+            ROW => return is_row(&one, other).into(),
+            BLOCKED => self.link.set(Link::Blocked),
+            WANTED | SEVERED => self.lost(one.unchecked_into(), number == SEVERED),
+            CLOSING => self.end_leases(),
+            _ => {
+                let waiting = self.waiting.borrow();
+                let mut found = waiting.iter();
+                if let Some((numbers, waits)) = found.find(|(of, _)| of.contains(&number)) {
+                    let (place, waits) = (number - numbers.start, Rc::clone(waits));
+                    drop(waiting);
+                    return waits.hear(place, one, other);
+                }
+            }
+        }
+        JsValue::UNDEFINED
+    }
+
+    /// That many numbers, one after the other, that nobody else has.
+    fn number(&self, count: u32) -> u32 {
+        self.next_number.replace(self.next_number.get() + count)
+    }
+
+    /// Whoever waits by that many numbers is called back, until it [waits no more](Self::waits_no_more).
+    fn wait(&self, number: u32, count: usize, hears: Rc<dyn Hear>) {
+        let numbers = number..number + count as u32;
+        self.waiting.borrow_mut().push((numbers, hears));
+    }
+
+    fn waits_no_more(&self, number: u32) {
+        let mut waiting = self.waiting.borrow_mut();
+        let place = waiting.iter().position(|(of, _)| of.start == number);
+        let gone = place.map(|place| waiting.swap_remove(place));
+        drop(waiting);
+        drop(gone);
+    }
+
+    /// A connection of ours is wanted closed by another tab, or the browser has closed it.
+    fn lost(self: &Arc<Self>, db: IdbDatabase, severed: bool) {
+        let known = match &*self.link.borrow() {
+            Link::Open(open) if open.db == db => Some(Rc::clone(open)),
+            _ => None,
+        };
+        if let Some(connection) = &known {
+            connection.forget(&self.link);
+        }
+        match severed {
+            true => Spawner::current().spawn(Arc::clone(self).severed()),
+            false => self.end_leases(),
+        }
+        Spawner::current().spawn(async move {
+            // Whoever holds here is told first, and the page with it.
+            step_back().await;
+            requests::close(&db);
+            drop(known);
+        });
+    }
+
     /// Somebody else closes the database: all leases in it end.
     fn end_leases(&self) {
         self.witness.take();
@@ -694,22 +772,20 @@ impl Shared {
                 return;
             }
             // The heartbeats fail as well, and tell if a lease runs out by that.
-            sleep(Duration::from_millis(REOPEN_PAUSE_MS)).await;
+            rest(Duration::from_millis(REOPEN_PAUSE_MS)).await;
         }
     }
 
     /// Looks at a database that was opened, before any command does. Ends the leases if it is another one
     /// than before: whoever renews would only hear that the lease is not there.
     async fn recognise(&self, db: &IdbDatabase) -> Result<(), IndexedDbError> {
-        if !is_ours(db, &self.object_store).await? {
+        if !self.is_ours(db).await? {
             return Err(IndexedDbError::Foreign);
         }
         let Some((key, epoch)) = self.witness.borrow().clone() else {
             return Ok(());
         };
-        let tx = begin(db, &self.object_store, "readonly")?;
-        let store = tx.object_store(&self.object_store).map_err(failed)?;
-        let found = answer(store.get(&key.into())).await?;
+        let found = answer(requests::get(db, &self.object_store, &key)).await?;
         if !decode(found).is_ok_and(|record| record.epoch == epoch) {
             self.end_leases();
         }
@@ -726,191 +802,14 @@ impl Shared {
         }
     }
 
-    /// Commands in one transaction, each answered by what it finds.
-    async fn transact(&self, db: &IdbDatabase, batch: &[(String, Command)]) -> Answers {
-        let name = &self.object_store;
-        let open = Open::new(self, begin(db, name, "readwrite")?);
-        let store = open.tx.object_store(name).map_err(failed)?;
-        let mut found = Vec::with_capacity(batch.len());
-        for (place, (key, _)) in batch.iter().enumerate() {
-            // Asked for ahead, unless a command before it may change it.
-            let is_first = batch[..place].iter().all(|(before, _)| before != key);
-            let get = || store.get(&key.as_str().into()).map_err(failed);
-            found.push(is_first.then(get).transpose()?);
-        }
-        let (mut answers, mut written) = (Vec::with_capacity(batch.len()), false);
-        for ((key, command), found) in batch.iter().zip(found) {
-            let found = match found {
-                Some(found) => found,
-                None => store.get(&key.as_str().into()).map_err(failed)?,
-            };
-            let found = result(&found).await.map_err(failed)?;
-            answers.push(
-                match self.step(&store, key, command, found, &mut written).await {
-                    // The transaction has failed, not one record.
-                    Err(error @ IndexedDbError::Failed(_)) => return Err(error),
-                    answer => answer.map(Some),
-                },
-            );
-        }
-        if written {
-            open.commit().await?;
-        }
-        Ok(answers)
-    }
-
-    /// Takes that perhaps need not be applied. A record that cannot be read is for [`Shared::step`] to report.
-    async fn look(&self, db: &IdbDatabase, batch: &[(String, Command)]) -> Answers {
-        let mut open = Open::new(self, begin(db, &self.object_store, "readonly")?);
-        let store = open.tx.object_store(&self.object_store).map_err(failed)?;
-        // All are asked for before the first is answered, and so are the notes: two turns, not two each.
-        let mut found = Vec::with_capacity(batch.len());
-        for (key, _) in batch {
-            found.push(store.get(&key.as_str().into()).map_err(failed)?);
-        }
-        let mut seen = Vec::with_capacity(batch.len());
-        for ((key, _), found) in batch.iter().zip(found) {
-            let record = decode(result(&found).await.map_err(failed)?).ok();
-            let holder = record.as_ref().and_then(|record| record.holder.as_ref());
-            let note = holder.map(|holder| store.get(&note_key(key, holder)));
-            seen.push((record, note.transpose().map_err(failed)?));
-        }
-        let mut looks = Vec::with_capacity(batch.len());
-        for ((_, command), (record, note)) in batch.iter().zip(seen) {
-            let note = match note {
-                Some(note) => result(&note).await.map_err(failed)?,
-                None => JsValue::UNDEFINED,
-            };
-            let record = match (record, note.is_undefined()) {
-                (Some(record), false) => decode_note(note)
-                    .ok()
-                    .map(|n| rules::with_note(&record, &n)),
-                (record, _) => record,
-            };
-            looks.push(Ok(record.and_then(|record| rules::look(&record, command))));
-        }
-        // There is nothing to be committed.
-        open.done = true;
-        Ok(looks)
-    }
-
-    /// One command, on the record as it was found.
-    async fn step(
-        &self,
-        store: &IdbObjectStore,
-        key: &str,
-        command: &Command,
-        found: JsValue,
-        written: &mut bool,
-    ) -> Result<Outcome, IndexedDbError> {
-        let record = match found.is_undefined() {
-            false => Some(decode(found)?),
-            // Nothing there, or nothing that somebody put there.
-            true if answer(store.get_key(&key.into())).await?.is_undefined() => None,
-            true => return Err(IndexedDbError::Corrupt("it is empty")),
-        };
-        let mut obsolete = self.take_noted(key, command);
-        let noted = record.as_ref().and_then(|record| {
-            let who = rules::note_of(record, command)?;
-            Some((record, who))
-        });
-        let (write, outcome) = match noted {
-            None => rules::apply(record.as_ref(), command),
-            Some((record, who)) => {
-                let found = answer(store.get(&note_key(key, who))).await?;
-                // Nothing, or a null that somebody put there.
-                if found.is_undefined() || found.is_null() {
-                    rules::apply(Some(record), command)
-                } else {
-                    let note = decode_note(found)?;
-                    let (write, outcome) = rules::apply_noted(record, &note, command);
-                    let holder = write.as_ref().map(|record| &record.holder);
-                    if holder.is_some_and(|holder| holder.as_ref() != Some(who)) {
-                        obsolete.push(who.clone());
-                    }
-                    (write, outcome)
-                }
-            }
-        };
-        *written |= write.is_some() || !obsolete.is_empty();
-        if let Some(record) = write {
-            self.see(key, &record);
-            let bytes = Uint8Array::from(&*record.encode());
-            store.put_with_key(&bytes, &key.into()).map_err(failed)?;
-        }
-        for who in obsolete {
-            store.delete(&note_key(key, &who)).map_err(failed)?;
-        }
-        Ok(outcome)
-    }
-
-    /// Renewals: all of it is sent at once, and nothing is left open if the page stops now.
-    async fn renew(&self, db: &IdbDatabase, batch: &[(String, Command)]) -> Answers {
-        let tx = begin(db, &self.object_store, "readwrite")?;
-        let store = tx.object_store(&self.object_store).map_err(failed)?;
-        let mut found = Vec::with_capacity(batch.len());
-        for (key, command) in batch {
-            if let Command::Renew {
-                who,
-                token,
-                len,
-                beacon,
-            } = command
-            {
-                let count = self.renewals.get() + 1;
-                self.renewals.set(count);
-                found.push(store.get(&key.as_str().into()).map_err(failed)?);
-                let note = Note::Renewed {
-                    token: *token,
-                    count,
-                    len: *len,
-                    beacon: *beacon,
-                };
-                self.put_note(&tx, key, who, &note).map_err(failed)?;
-            }
-        }
-        // A renewal counts if the record, as it was read, says that we hold; what is done to that here is in
-        // the note.
-        commit(&tx).await?;
-        let mut answers = Vec::with_capacity(batch.len());
-        for ((_, command), found) in batch.iter().zip(found) {
-            let found = result(&found).await.map_err(failed)?;
-            let record = match found.is_undefined() || found.is_null() {
-                true => Ok(None),
-                false => decode(found).map(Some),
-            };
-            answers.push(record.map(|record| Some(rules::apply(record.as_ref(), command).1)));
-        }
-        Ok(answers)
-    }
-
-    /// Needs no answer, and is committed even if the page ends now.
-    #[allow(
-        deprecated,
-        reason = "`commit` is so for web-sys only, not for any browser"
-    )]
-    fn leave(&self, db: &IdbDatabase, key: &str, who: &Requester) -> Result<(), JsValue> {
-        let mode = web_sys::IdbTransactionMode::Readwrite;
-        let tx = db.transaction_with_str_and_mode(&self.object_store, mode)?;
-        self.put_note(&tx, key, who, &Note::Ended)?;
-        tx.commit()
-    }
-
-    fn put_note(
-        &self,
-        tx: &IdbTransaction,
-        key: &str,
-        who: &Requester,
-        note: &Note,
-    ) -> Result<(), JsValue> {
-        let value = Uint8Array::from(&*note.encode());
-        let store = tx.object_store(&self.object_store)?;
-        store.put_with_key(&value, &note_key(key, who))?;
+    /// A note as it is put, with its key.
+    fn note(&self, key: &str, who: &Requester, note: &Note) -> (JsValue, JsValue) {
         let mut noted = self.noted.borrow_mut();
         if !noted.iter().any(|(of, by)| of == key && by == who) {
             noted.push((key.to_owned(), who.clone()));
         }
-        Ok(())
+        let bytes = Uint8Array::from(&*note.encode());
+        (note_key(key, who), bytes.into())
     }
 
     /// Those of this process whose notes the command makes superfluous: their request has ended.
@@ -926,36 +825,200 @@ impl Shared {
     }
 }
 
-/// A transaction that would stay open if the page stopped now. It is aborted, unless it is committed.
-struct Open<'a> {
-    shared: &'a Shared,
-    tx: IdbTransaction,
-    done: bool,
+/// Stops waiting when it is dropped.
+struct Waits<'a>(&'a Shared, u32);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waits_no_more(self.1);
+    }
 }
 
-impl<'a> Open<'a> {
-    fn new(shared: &'a Shared, tx: IdbTransaction) -> Self {
-        shared.open.borrow_mut().push(tx.clone());
-        Self {
-            shared,
-            tx,
-            done: false,
+/// Commands on their way, and what became of each.
+struct Batch {
+    shared: Arc<Shared>,
+    number: u32,
+    commands: Vec<(String, Command)>,
+    work: Work,
+    answers: RefCell<Vec<Answer>>,
+}
+
+impl Batch {
+    fn send(&self, db: &IdbDatabase) -> Result<Sent, JsValue> {
+        let Shared {
+            object_store: name,
+            hears,
+            ..
+        } = &*self.shared;
+        let mode = match self.work {
+            Work::Renew | Work::Apply => "readwrite",
+            Work::Look => "readonly",
+        };
+        let tx = requests::begin(db, name, mode)?;
+        let keys = self.commands.iter().map(|(key, _)| JsValue::from(key));
+        let keys: Array = keys.collect();
+        let (done, open) = match self.work {
+            Work::Renew => {
+                let notes = self.notes();
+                let done = requests::renew(&tx, name, &keys, &notes, self.number, hears)?;
+                (done, None)
+            }
+            Work::Apply => {
+                let open = Open::new(&self.shared, tx);
+                let done = requests::transact(&open.tx, name, &keys, self.number, hears)?;
+                (done, Some(open))
+            }
+            Work::Look => (requests::peek(&tx, name, &keys, self.number, hears)?, None),
+        };
+        Ok(Sent { done, open })
+    }
+
+    /// What is done to a lease here is in its note: a renewal counts if the record, as it is read, says that we
+    /// hold.
+    fn notes(&self) -> Array {
+        let notes = Array::new();
+        for (key, command) in &self.commands {
+            if let Command::Renew {
+                who,
+                token,
+                len,
+                beacon,
+            } = command
+            {
+                let count = self.shared.renewals.get() + 1;
+                self.shared.renewals.set(count);
+                let note = Note::Renewed {
+                    token: *token,
+                    count,
+                    len: *len,
+                    beacon: *beacon,
+                };
+                let (key, note) = self.shared.note(key, who, &note);
+                notes.push(&key);
+                notes.push(&note);
+            }
         }
+        notes
     }
 
-    async fn commit(mut self) -> Result<(), IndexedDbError> {
-        self.done = true;
-        commit(&self.tx).await
+    /// One command, on the record as it was found. Answers with nothing, if it has to see a note first.
+    fn step(
+        &self,
+        (key, command): &(String, Command),
+        found: JsValue,
+        note: JsValue,
+        asked: &Array,
+    ) -> Result<Option<Outcome>, IndexedDbError> {
+        let record = match found.is_undefined() || found.is_null() && self.work == Work::Renew {
+            true => None,
+            false if found.is_null() => return Err(IndexedDbError::Corrupt("it is empty")),
+            false => Some(decode(found)?),
+        };
+        if self.work == Work::Renew {
+            return Ok(Some(rules::apply(record.as_ref(), command).1));
+        }
+        let noted = record.as_ref().and_then(|record| {
+            let who = rules::note_of(record, command)?;
+            Some((record, who))
+        });
+        if let (Some((_, who)), true) = (noted, note.is_undefined()) {
+            asked.push(&note_key(key, who));
+            return Ok(None);
+        }
+        let mut obsolete = self.shared.take_noted(key, command);
+        let (write, outcome) = match noted {
+            // A null: there is none, or somebody put it there.
+            Some((record, who)) if !note.is_null() => {
+                let note = decode_note(note)?;
+                let (write, outcome) = rules::apply_noted(record, &note, command);
+                let holder = write.as_ref().map(|record| &record.holder);
+                if holder.is_some_and(|holder| holder.as_ref() != Some(who)) {
+                    obsolete.push(who.clone());
+                }
+                (write, outcome)
+            }
+            _ => rules::apply(record.as_ref(), command),
+        };
+        if let Some(record) = write {
+            self.shared.see(key, &record);
+            asked.push(&key.into());
+            asked.push(&Uint8Array::from(&*record.encode()));
+        }
+        for who in obsolete {
+            asked.push(&note_key(key, &who));
+            asked.push(&JsValue::UNDEFINED);
+        }
+        Ok(Some(outcome))
     }
 }
 
-impl Drop for Open<'_> {
+impl Batch {
+    /// What a command would be answered, if it need not be applied. Nothing, if a note has to be seen first. A
+    /// record that cannot be read is for [`Batch::step`] to report.
+    fn look(
+        &self,
+        (key, command): &(String, Command),
+        found: JsValue,
+        note: JsValue,
+        asked: &Array,
+    ) -> Option<Option<Outcome>> {
+        let Ok(record) = decode(found) else {
+            return Some(None);
+        };
+        let record = match &record.holder {
+            Some(holder) if note.is_undefined() => {
+                asked.push(&note_key(key, holder));
+                return None;
+            }
+            Some(_) if !note.is_null() => match decode_note(note) {
+                Ok(note) => rules::with_note(&record, &note),
+                Err(_) => return Some(None),
+            },
+            _ => record,
+        };
+        Some(rules::look(&record, command))
+    }
+}
+
+impl Hear for Batch {
+    fn hear(&self, place: u32, found: JsValue, note: JsValue) -> JsValue {
+        let asked = Array::new();
+        let place = place as usize;
+        let command = &self.commands[place];
+        let answer = match self.work {
+            Work::Look => self.look(command, found, note, &asked).map(Ok),
+            Work::Renew | Work::Apply => {
+                let answer = self.step(command, found, note, &asked).transpose();
+                answer.map(|answer| answer.map(Some))
+            }
+        };
+        if let Some(answer) = answer {
+            self.answers.borrow_mut()[place] = answer;
+        }
+        asked.into()
+    }
+}
+
+/// A transaction that would stay open if the page stopped now. Dropping it aborts it, unless it has been told to
+/// commit.
+struct Open {
+    shared: Arc<Shared>,
+    tx: IdbTransaction,
+}
+
+impl Open {
+    fn new(shared: &Arc<Shared>, tx: IdbTransaction) -> Self {
+        shared.open.borrow_mut().push(tx.clone());
+        let shared = Arc::clone(shared);
+        Self { shared, tx }
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
         self.shared.open.borrow_mut().retain(|tx| *tx != self.tx);
-        if !self.done {
-            // One that has failed is over.
-            let _ = self.tx.abort();
-        }
+        // One that commits, or is over, refuses it.
+        let _ = self.tx.abort();
     }
 }
 

@@ -9,22 +9,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::{Arc, Weak};
 
 use indexed_db_futures::internals::SystemRepr;
 use indexed_db_futures::transaction::Transaction;
-use js_sys::{Function, Reflect, Uint8Array};
+use js_sys::Uint8Array;
 use tokio::sync::oneshot;
 use wasm_bindgen::prelude::*;
-use web_sys::{
-    DomException, Event, IdbObjectStore, IdbRequest, IdbTransaction, IdbTransactionMode,
-};
+use web_sys::{IdbTransaction, IdbTransactionMode};
 
 #[cfg(doc)]
 use super::OBJECT_STORE;
-use super::{Cause, IndexedDbError, IndexedDbStore, decode};
+use super::{Cause, Hear, IndexedDbError, IndexedDbStore, Shared, decode, requests};
 use crate::CrossProcessStoreLockGuard;
 use crate::error::LeaseLost;
 use crate::fence::Fencing;
+use crate::rules::Record;
 
 /// Why a transaction is not fenced. Nothing of it is committed, unless it is
 /// [`Unfit`](FenceError::Unfit): then it was left as it was.
@@ -47,8 +47,6 @@ pub enum FenceError {
 
 /// What came of the check.
 type Checked = Result<(), FenceError>;
-/// What hears of it, and what stands in for its `commit`.
-type Closures = (Closure<dyn FnMut(Event)>, Closure<dyn FnMut()>);
 /// Who is told.
 type Settle = Box<dyn FnOnce(Checked)>;
 
@@ -153,134 +151,71 @@ pub(crate) fn fence(
     if !writes && access == Access::Write {
         return Err(FenceError::Unfit("it is not a readwrite transaction"));
     }
-    let request = tx.object_store(&object_store).and_then(|store| {
-        let request = store.get(&fencing.key().into())?;
-        Ok((store, request))
-    });
-    let Ok((store, request)) = request else {
-        return Err(FenceError::Unfit("it is finished, or not active now"));
-    };
-    let watch = Rc::new(Watch {
-        tx: tx.clone(),
+    let (shared, key) = (Arc::clone(&store.shared), fencing.key().to_owned());
+    let number = shared.number(1);
+    let watch = Watch {
         writes,
         fencing: RefCell::new(Some(fencing)),
         settle: Cell::new(Some(settle)),
-        commit: Reflect::get(tx, &COMMIT.into())
-            .ok()
-            .and_then(|commit| commit.dyn_into().ok()),
-        passed: Cell::new(false),
-        commits: Cell::new(false),
-        closures: RefCell::default(),
-    });
-    watch.begin(&store, &request);
+        shared: Arc::downgrade(&shared),
+        number,
+    };
+    shared.wait(number, 1, Rc::new(watch));
+    if requests::fence(tx, &object_store, &key, number, &shared.hears).is_err() {
+        shared.waits_no_more(number);
+        let reason = "it is finished, or not active now";
+        return Err(FenceError::Unfit(reason));
+    }
     Ok(())
 }
 
-const COMMIT: &str = "commit";
-
-/// A fenced transaction. Its closures keep it, until the transaction is over.
+/// A fenced transaction, until it is over.
 struct Watch {
-    tx: IdbTransaction,
     writes: bool,
     fencing: RefCell<Option<Fencing>>,
     settle: Cell<Option<Settle>>,
-    /// What `commit` was before: the platform's, or that of another fence of the same transaction.
-    commit: Option<Function>,
-    passed: Cell<bool>,
-    /// The application has called `commit`.
-    commits: Cell<bool>,
-    closures: RefCell<Option<Closures>>,
+    shared: Weak<Shared>,
+    number: u32,
+}
+
+impl Hear for Watch {
+    fn hear(&self, _: u32, value: JsValue, is_over: JsValue) -> JsValue {
+        if is_over.is_truthy() {
+            self.settle(|| Err(FenceError::Aborted(Cause(value))));
+            if let Some(shared) = self.shared.upgrade() {
+                shared.waits_no_more(self.number);
+            }
+            self.fencing.take();
+            return JsValue::UNDEFINED;
+        }
+        let checked = self.checked(value);
+        let write = match &checked {
+            Ok(Some(record)) => Uint8Array::from(&*record.encode()).into(),
+            checked => checked.is_ok().into(),
+        };
+        self.settle(|| checked.map(drop));
+        write
+    }
 }
 
 impl Watch {
-    fn begin(self: &Rc<Self>, store: &IdbObjectStore, request: &IdbRequest) {
-        // One for all events: making one is the dearest part of this.
-        let hears = Closure::<dyn FnMut(Event)>::new({
-            let (this, store, request) = (Rc::clone(self), store.clone(), request.clone());
-            move |event: Event| match event.type_().as_str() {
-                "success" => this.check(&store, &request),
-                _ => this.end(),
-            }
-        });
-        let listener = hears.as_ref().unchecked_ref();
-        request.set_onsuccess(Some(listener));
-        // Listeners, since the handlers are the application's; capturing, so that they are called first. The
-        // application may release the lease when it hears that the transaction is over.
-        for event in ["complete", "abort"] {
-            // Cannot fail.
-            let _ = self
-                .tx
-                .add_event_listener_with_callback_and_bool(event, listener, true);
-        }
-        let commits = Closure::<dyn FnMut()>::new({
-            let this = Rc::clone(self);
-            move || {
-                this.commits.set(true);
-                this.commit_if_asked();
-            }
-        });
-        if self.commit.is_some() {
-            let _ = Reflect::set(&self.tx, &COMMIT.into(), commits.as_ref());
-        }
-        self.closures.replace(Some((hears, commits)));
-    }
-
-    fn check(&self, store: &IdbObjectStore, request: &IdbRequest) {
-        let checked = self.checked(store, request);
-        if checked.is_ok() {
-            self.passed.set(true);
-            self.commit_if_asked();
-        } else {
-            // Fails only if the application has got round the commit above.
-            let _ = self.tx.abort();
-        }
+    fn settle(&self, checked: impl FnOnce() -> Checked) {
         if let Some(settle) = self.settle.take() {
-            settle(checked);
+            settle(checked());
         }
     }
 
-    fn checked(&self, store: &IdbObjectStore, request: &IdbRequest) -> Checked {
-        let found = request.result().unwrap_or_default();
+    /// Answers with what to write in the same transaction.
+    fn checked(&self, found: JsValue) -> Result<Option<Record>, FenceError> {
         let record = match found.is_undefined() {
             true => None,
             false => Some(decode(found)?),
         };
         let mut fencing = self.fencing.borrow_mut();
         let Some(fencing) = fencing.as_mut() else {
-            return Ok(());
+            return Ok(None);
         };
         let write = fencing.check(record.as_ref())?;
-        if let Some(record) = write.filter(|_| self.writes) {
-            let bytes = Uint8Array::from(&*record.encode());
-            // If it fails, so does the transaction.
-            let _ = store.put_with_key(&bytes, &fencing.key().into());
-        }
-        Ok(())
-    }
-
-    fn commit_if_asked(&self) {
-        if let Some(commit) = self
-            .commit
-            .as_ref()
-            .filter(|_| self.passed.get() && self.commits.take())
-        {
-            // Fails where it is too late to commit, as it may be.
-            let _ = commit.call0(&self.tx);
-        }
-    }
-
-    fn end(&self) {
-        if let Some(settle) = self.settle.take() {
-            let aborted = "the transaction was aborted";
-            let reason = self
-                .tx
-                .error()
-                .or_else(|| DomException::new_with_message_and_name(aborted, "AbortError").ok());
-            let reason = reason.map_or_else(|| Cause::new(aborted), |error| Cause(error.into()));
-            settle(Err(FenceError::Aborted(reason)));
-        }
-        let _ = Reflect::delete_property(&self.tx, &COMMIT.into());
-        self.fencing.take();
-        self.closures.take();
+        Ok(write.filter(|_| self.writes))
     }
 }

@@ -1,19 +1,16 @@
 //! Opening a database, and finding out whether its object store is one of leases.
 
-use std::cell::Cell;
-use std::rc::Rc;
-use std::sync;
-
 use indexed_db_futures::database::Database;
 use indexed_db_futures::internals::SystemRepr;
-use js_sys::{Array, Reflect};
+use js_sys::Array;
 use wasm_bindgen::prelude::*;
-use web_sys::{IdbDatabase, IdbFactory, IdbObjectStore, IdbOpenDbRequest};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{IdbDatabase, IdbObjectStore};
 
 #[cfg(doc)]
 use super::OBJECT_STORE;
-use super::requests::{answer, begin, failed, result};
-use super::{Cause, IndexedDbError, Link, STORE_MARK, Shared, decode, decode_note, read_note_key};
+use super::requests::{self, answer, failed};
+use super::{Cause, IndexedDbError, STORE_MARK, Shared, decode, decode_note, read_note_key};
 
 /// Adds a lease store of that name ([`OBJECT_STORE`], unless the application has a store of that name) to a
 /// database of the application's, while that is being upgraded. Does nothing if it is there.
@@ -25,7 +22,7 @@ use super::{Cause, IndexedDbError, Link, STORE_MARK, Shared, decode, decode_note
 pub fn add_lease_store(db: &Database, name: &str) -> Result<(), IndexedDbError> {
     let db = db.as_sys();
     if !db.object_store_names().contains(name) {
-        return create(db, name).map_err(failed);
+        return requests::create(db, name, STORE_MARK).map_err(failed);
     }
     // An upgrade's transaction is reached by nothing but what it makes.
     const PROBE: &str = "tab-lease looks at a store";
@@ -38,128 +35,53 @@ pub fn add_lease_store(db: &Database, name: &str) -> Result<(), IndexedDbError> 
     }
 }
 
-/// Makes a lease store, in an upgrade.
-fn create(db: &IdbDatabase, name: &str) -> Result<(), JsValue> {
-    let store = db.create_object_store(name)?;
-    store
-        .create_index_with_str(STORE_MARK, STORE_MARK)
-        .map(drop)
-}
-
 /// What a store says of itself.
 #[derive(PartialEq)]
 pub(super) enum Look {
     Marked,
-    /// It has the shape of a lease store, but so may others.
-    Unmarked,
     Other,
 }
 
 pub(super) fn look(store: &IdbObjectStore) -> Look {
-    let keyed = store.key_path().is_ok_and(|path| !path.is_null());
-    if keyed || store.auto_increment() {
-        Look::Other
-    } else if store.index_names().contains(STORE_MARK) {
-        Look::Marked
-    } else {
-        Look::Unmarked
+    match requests::look(store, STORE_MARK) {
+        2 => Look::Marked,
+        // It may have the shape of a lease store, but so may others.
+        _ => Look::Other,
     }
 }
 
-/// Whether that store is one of leases: by its mark, else by everything that is in it.
-pub(super) async fn is_ours(db: &IdbDatabase, name: &str) -> Result<bool, IndexedDbError> {
-    let tx = begin(db, name, "readonly")?;
-    let store = tx.object_store(name).map_err(failed)?;
-    match look(&store) {
-        Look::Marked => return Ok(true),
-        Look::Unmarked => {}
-        Look::Other => return Ok(false),
+impl Shared {
+    /// Whether our object store is one of leases: by its mark, else by everything that is in it.
+    pub(super) async fn is_ours(&self, db: &IdbDatabase) -> Result<bool, IndexedDbError> {
+        let ours = requests::is_ours(db, &self.object_store, STORE_MARK, &self.hears);
+        Ok(answer(Ok(ours)).await?.is_truthy())
     }
-    let keys: Array = answer(store.get_all_keys()).await?.unchecked_into();
-    // One by one: the first row that is not ours ends it, and an application's may be large.
-    for key in keys.iter() {
-        let value = answer(store.get(&key)).await?;
-        let ours = match key.as_string() {
-            Some(_) => decode(value).is_ok(),
-            None => read_note_key(&key).is_some() && decode_note(value).is_ok(),
-        };
-        if !ours {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
 
-/// Opens the database, creating what is missing. Whose the object store is remains to be seen.
-pub(super) async fn open(
-    name: &str,
-    store: &str,
-    shared: &sync::Weak<Shared>,
-) -> Result<IdbDatabase, IndexedDbError> {
-    let unavailable = |thrown| IndexedDbError::Unavailable(Cause(thrown));
-    // The getter throws in some sandboxed frames; where site data is blocked it may be null.
-    let factory = Reflect::get(&js_sys::global(), &"indexedDB".into()).map_err(unavailable)?;
-    if factory.is_null() || factory.is_undefined() {
-        let cause = Cause::new("there is no indexedDB");
-        return Err(IndexedDbError::Unavailable(cause));
-    }
-    let factory: IdbFactory = factory.unchecked_into();
-    // No version is asked for: an older copy of this package must still open what a newer one made.
-    let mut version = None;
-    loop {
-        let request = match version {
-            None => factory.open(name),
-            Some(version) => factory.open_with_u32(name, version),
-        };
-        let db = opened(&request.map_err(unavailable)?, store, shared).await?;
-        let stores = db.object_store_names();
-        if stores.contains(store) {
-            return Ok(db);
-        }
-        let version_now = db.version() as u32;
-        db.close();
-        if stores.length() > 0 || version.is_some() {
-            return Err(IndexedDbError::Foreign);
-        }
-        // An empty database of our name, made by a tool or by an interrupted first start.
-        version = Some(version_now + 1);
-    }
-}
-
-/// Sees an open request through.
-async fn opened(
-    request: &IdbOpenDbRequest,
-    store: &str,
-    shared: &sync::Weak<Shared>,
-) -> Result<IdbDatabase, IndexedDbError> {
-    let broken = Rc::new(Cell::new(None));
-    let on_upgrade = Closure::once({
-        let (request, store, broken) = (request.clone(), store.to_owned(), Rc::clone(&broken));
-        move || {
-            let db = request.result().map(IdbDatabase::unchecked_from_js);
-            if let Err(error) = db.and_then(|db| create(&db, &store)) {
-                // Not thrown: that would be an error of the page's.
-                broken.set(Some(error));
-                let _ = request.transaction().map(|upgrade| upgrade.abort());
+    /// Opens the database, creating what is missing. Whose the object store is remains to be seen.
+    pub(super) fn open(&self) -> impl Future<Output = Result<IdbDatabase, IndexedDbError>> + use<> {
+        let opened = requests::open(&self.database, &self.object_store, STORE_MARK, &self.hears);
+        async move {
+            match JsFuture::from(opened).await {
+                Ok(db) if db.is_undefined() => Err(IndexedDbError::Foreign),
+                Ok(db) => Ok(db.unchecked_into()),
+                Err(told) => {
+                    let told: Array = told.unchecked_into();
+                    let (cause, thrown) = (Cause(told.get(0)), told.get(1).is_truthy());
+                    match thrown {
+                        true => Err(IndexedDbError::Unavailable(cause)),
+                        false => Err(refused(cause)),
+                    }
+                }
             }
         }
-    });
-    let on_blocked = Closure::once({
-        let shared = shared.clone();
-        move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.link.set(Link::Blocked);
-            }
-        }
-    });
-    request.set_onupgradeneeded(Some(on_upgrade.as_ref().unchecked_ref()));
-    request.set_onblocked(Some(on_blocked.as_ref().unchecked_ref()));
-    let opened = result(request).await;
-    request.set_onupgradeneeded(None);
-    request.set_onblocked(None);
-    match opened {
-        Ok(db) => Ok(db.unchecked_into()),
-        Err(error) => Err(refused(Cause(broken.take().unwrap_or(error)))),
+    }
+}
+
+/// Whether a row may stand in a lease store.
+pub(super) fn is_row(key: &JsValue, value: JsValue) -> bool {
+    match key.as_string() {
+        Some(_) => decode(value).is_ok(),
+        None => read_note_key(key).is_some() && decode_note(value).is_ok(),
     }
 }
 

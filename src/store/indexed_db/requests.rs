@@ -1,109 +1,77 @@
-//! What IndexedDB answers by events, as futures: requests, and transactions that end.
+//! What IndexedDB answers by events: the JavaScript beside this carries requests, and calls [`Shared::hear`]
+//! once for each answer that something is decided on.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
-use js_sys::{Function, Object, Reflect};
+use js_sys::{Array, Function, Promise};
 use wasm_bindgen::prelude::*;
-use web_sys::{Event, IdbDatabase, IdbRequest, IdbRequestReadyState, IdbTransaction};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{IdbDatabase, IdbObjectStore, IdbTransaction};
 
+#[cfg(doc)]
+use super::Shared;
 use super::{Cause, IndexedDbError};
-use crate::sync::Notify;
 
-#[wasm_bindgen]
+type Failing<T> = Result<T, JsValue>;
+
+#[wasm_bindgen(module = "/src/store/indexed_db/requests.js")]
 extern "C" {
-    /// A connection. web-sys has the options of `transaction` behind a flag only.
-    #[wasm_bindgen(extends = IdbDatabase)]
-    type Connected;
-
-    #[wasm_bindgen(method, catch)]
-    fn transaction(
-        this: &Connected,
-        store: &str,
-        mode: &str,
-        options: &Object,
-    ) -> Result<IdbTransaction, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn begin(db: &IdbDatabase, name: &str, mode: &str) -> Failing<IdbTransaction>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn transact(
+        tx: &IdbTransaction,
+        name: &str,
+        keys: &Array,
+        first: u32,
+        hears: &Function,
+    ) -> Failing<Promise>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn renew(
+        tx: &IdbTransaction,
+        name: &str,
+        keys: &Array,
+        notes: &Array,
+        first: u32,
+        hears: &Function,
+    ) -> Failing<Promise>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn peek(
+        tx: &IdbTransaction,
+        name: &str,
+        keys: &Array,
+        first: u32,
+        hears: &Function,
+    ) -> Failing<Promise>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn leave(db: &IdbDatabase, name: &str, key: &JsValue, note: &JsValue)
+    -> Failing<()>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn get(db: &IdbDatabase, name: &str, key: &str) -> Failing<Promise>;
+    #[wasm_bindgen(catch)]
+    pub(super) fn all(db: &IdbDatabase, name: &str) -> Failing<Promise>;
+    pub(super) fn look(store: &IdbObjectStore, mark: &str) -> u32;
+    #[wasm_bindgen(js_name = isOurs)]
+    pub(super) fn is_ours(db: &IdbDatabase, name: &str, mark: &str, hears: &Function) -> Promise;
+    #[wasm_bindgen(catch)]
+    pub(super) fn create(db: &IdbDatabase, name: &str, mark: &str) -> Failing<()>;
+    pub(super) fn open(name: &str, store: &str, mark: &str, hears: &Function) -> Promise;
+    pub(super) fn watch(db: &IdbDatabase, hears: &Function);
+    pub(super) fn attend(db: &IdbDatabase, hears: &Function);
+    pub(super) fn close(db: &IdbDatabase);
+    #[wasm_bindgen(catch)]
+    pub(super) fn fence(
+        tx: &IdbTransaction,
+        name: &str,
+        key: &str,
+        number: u32,
+        hears: &Function,
+    ) -> Failing<()>;
 }
 
 pub(super) fn failed(thrown: JsValue) -> IndexedDbError {
     IndexedDbError::Failed(Cause(thrown))
 }
 
-/// Begins a transaction.
-pub(super) fn begin(
-    db: &IdbDatabase,
-    store: &str,
-    mode: &str,
-) -> Result<IdbTransaction, IndexedDbError> {
-    let options = Object::new();
-    // The write is seen by all tabs once it is committed. If the machine loses power, so do all holders.
-    let _ = Reflect::set(&options, &"durability".into(), &"relaxed".into());
-    let db: &Connected = db.unchecked_ref();
-    db.transaction(store, mode, &options).map_err(failed)
-}
-
-/// Sets a handler by `set`, and resolves with the event that it gets.
-async fn event(set: &dyn Fn(Option<&Function>)) -> Option<Event> {
-    struct Unset<'a>(&'a dyn Fn(Option<&Function>));
-    impl Drop for Unset<'_> {
-        fn drop(&mut self) {
-            self.0(None);
-        }
-    }
-    let heard = Rc::new((Cell::new(None), Notify::new()));
-    let handler = Closure::<dyn FnMut(Event)>::new({
-        let heard = Rc::clone(&heard);
-        move |event| {
-            heard.0.set(Some(event));
-            heard.1.notify_one();
-        }
-    });
-    set(Some(handler.as_ref().unchecked_ref()));
-    // Before the handler goes, however this ends.
-    let _unset = Unset(set);
-    heard.1.notified().await;
-    heard.0.take()
-}
-
-/// The result of a request; its error as it is.
-pub(super) async fn result(request: &IdbRequest) -> Result<JsValue, JsValue> {
-    // It may have been answered while another one was waited for.
-    if request.ready_state() == IdbRequestReadyState::Pending {
-        event(&|handler| {
-            request.set_onsuccess(handler);
-            request.set_onerror(handler);
-        })
-        .await;
-    }
-    match request.error()? {
-        None => request.result(),
-        Some(error) => Err(error.into()),
-    }
-}
-
-/// The answer to a request that was sent now.
-pub(super) async fn answer(sent: Result<IdbRequest, JsValue>) -> Result<JsValue, IndexedDbError> {
-    result(&sent.map_err(failed)?).await.map_err(failed)
-}
-
-/// Commits, and waits until it is done: success is reported only for what is written.
-#[allow(
-    deprecated,
-    reason = "`commit` is so for web-sys only, not for any browser"
-)]
-pub(super) async fn commit(tx: &IdbTransaction) -> Result<(), IndexedDbError> {
-    tx.commit().map_err(failed)?;
-    let end = event(&|handler| {
-        tx.set_oncomplete(handler);
-        tx.set_onabort(handler);
-    })
-    .await;
-    match end {
-        Some(end) if end.type_() == "complete" => Ok(()),
-        // An abort by the browser (a full disk) has its reason in the transaction.
-        _ => Err(IndexedDbError::Failed(match tx.error() {
-            Some(reason) => Cause(reason.into()),
-            None => Cause::new("the transaction was aborted"),
-        })),
-    }
+/// The answer to what was sent now.
+pub(super) async fn answer(sent: Failing<Promise>) -> Result<JsValue, IndexedDbError> {
+    JsFuture::from(sent.map_err(failed)?).await.map_err(failed)
 }

@@ -1,0 +1,256 @@
+// What is asked of IndexedDB, and in which order. What is to be written is decided in Rust, which is called back
+// while the transaction waits for that and for nothing else; see indexed_db.rs.
+//
+// `hears` is the store's one way back: it takes what has happened (a number, of those below or one that Rust has
+// given) and two values that go with it.
+const ROW = 0;
+const BLOCKED = 1;
+const WANTED = 2;
+const SEVERED = 3;
+const CLOSING = 4;
+
+/** The answer to a request. */
+const answer = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+/** Rejects if the transaction fails; an abort by the browser (a full disk) has its reason in the transaction. */
+function failing(tx, reject) {
+  tx.onabort = () => reject(tx.error ?? new Error("the transaction was aborted"));
+}
+
+/** Commits, and resolves when that is done: success is reported only for what is written. */
+const committed = (tx, then) =>
+  new Promise((resolve, reject) => {
+    tx.oncomplete = () => resolve(then());
+    failing(tx, reject);
+    tx.commit();
+  });
+
+// The write is seen by all tabs once it is committed. If the machine loses power, so do all holders.
+export const begin = (db, name, mode) => db.transaction(name, mode, { durability: "relaxed" });
+
+/**
+ * Commands in one transaction, each on the record of its key, one after the other; they are numbered from `first`
+ * on. Rust hears the record (`undefined`: there is none; `null`: it is empty) and the note that it has asked for
+ * (`null`: there is none; `undefined`: it was not asked for). It answers with one key, whose note it has to see first,
+ * or with keys and what to write there; nothing, to delete.
+ */
+export function transact(tx, name, keys, first, hears) {
+  const store = tx.objectStore(name);
+  // Asked for ahead, unless a command before it may change it.
+  const ahead = keys.map((key, place) => keys.indexOf(key) === place && store.get(key));
+  return new Promise((resolve, reject) => {
+    let written = false;
+    failing(tx, reject);
+    /** Calls `then` with the answer to a request, within its event. */
+    const when = (request, then) => {
+      const told = () => {
+        try {
+          if (request.error) reject(request.error);
+          else then(request.result);
+        } catch (error) {
+          reject(error);
+        }
+      };
+      // It may have been answered while another one was waited for.
+      if (request.readyState === "done") told();
+      else request.onsuccess = request.onerror = told;
+    };
+    const next = (place) => {
+      if (place < keys.length) return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
+      // Who has written nothing lets go of the transaction.
+      return resolve(written && committed(tx, () => {}));
+    };
+    const look = (place, found) => {
+      if (found !== undefined) return step(place, found);
+      // Nothing there, or nothing that somebody put there.
+      return when(store.getKey(keys[place]), (key) => step(place, key === undefined ? key : null));
+    };
+    const step = (place, found, note) => {
+      // Nothing, if nobody waits for it any more.
+      const asked = hears(first + place, found, note) ?? [];
+      if (asked.length === 1) return when(store.get(asked[0]), (note) => step(place, found, note ?? null));
+      for (let at = 0; at < asked.length; at += 2) {
+        written = true;
+        if (asked[at + 1]) store.put(asked[at + 1], asked[at]);
+        else store.delete(asked[at]);
+      }
+      return next(place + 1);
+    };
+    next(0);
+  });
+}
+
+/**
+ * Notes, put blindly (`notes`: their keys and values); in the end Rust hears the records as they were before. All of
+ * it is sent at once: nothing is left open if the page stops now.
+ */
+export function renew(tx, name, keys, notes, first, hears) {
+  const store = tx.objectStore(name);
+  const found = keys.map((key, place) => {
+    const request = store.get(key);
+    store.put(notes[2 * place + 1], notes[2 * place]);
+    return request;
+  });
+  return committed(tx, () => found.forEach((request, place) => hears(first + place, request.result)));
+}
+
+/**
+ * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at most. All
+ * records are asked for at once, and so are the notes.
+ */
+export function peek(tx, name, keys, first, hears) {
+  const store = tx.objectStore(name);
+  const look = async (key, place) => {
+    const found = await answer(store.get(key));
+    const [noted] = hears(first + place, found) ?? [];
+    if (noted) hears(first + place, found, (await answer(store.get(noted))) ?? null);
+  };
+  return Promise.all(keys.map(look));
+}
+
+/** A note that is put, and committed even if the page ends now. */
+export function leave(db, name, key, note) {
+  const tx = db.transaction(name, "readwrite");
+  tx.objectStore(name).put(note, key);
+  tx.commit();
+}
+
+/** What is stored there. */
+export const get = (db, name, key) => answer(begin(db, name, "readonly").objectStore(name).get(key));
+
+/** All keys, and all values. */
+export function all(db, name) {
+  const store = begin(db, name, "readonly").objectStore(name);
+  return Promise.all([answer(store.getAllKeys()), answer(store.getAll())]);
+}
+
+/** What a store says of itself: 2 of one that is marked; 1 of one of the same shape, which others have, too. */
+export const look = (store, mark) =>
+  store.keyPath === null && !store.autoIncrement ? 1 + store.indexNames.contains(mark) : 0;
+
+/** Whether that store is one of leases: by its mark, else by everything that is in it. */
+export async function isOurs(db, name, mark, hears) {
+  const store = begin(db, name, "readonly").objectStore(name);
+  const seen = look(store, mark);
+  if (seen !== 1) return seen > 1;
+  // One by one: the first row that is not ours ends it, and an application's may be large.
+  for (const key of await answer(store.getAllKeys())) {
+    if (!hears(ROW, key, await answer(store.get(key)))) return false;
+  }
+  return true;
+}
+
+/** Makes a lease store, in an upgrade. */
+export const create = (db, name, mark) => void db.createObjectStore(name).createIndex(mark, mark);
+
+function requestOpen(name, version) {
+  try {
+    // The getter throws in some sandboxed frames; where site data is blocked it may be null.
+    const factory = globalThis.indexedDB;
+    if (!factory) throw new Error("there is no indexedDB");
+    return version ? factory.open(name, version) : factory.open(name);
+  } catch (error) {
+    throw [error, true];
+  }
+}
+
+/**
+ * Opens a database, creating what is missing; resolves with nothing if it is somebody else's. Rejects with what was
+ * thrown, or told by an event, and whether it was thrown.
+ */
+export async function open(name, store, mark, hears) {
+  // No version is asked for: an older copy of this package must still open what a newer one made.
+  for (let version; ; ) {
+    const request = requestOpen(name, version);
+    let broken;
+    request.onupgradeneeded = () => {
+      try {
+        create(request.result, store, mark);
+      } catch (error) {
+        // Not thrown: that would be an error of the page's.
+        broken = error;
+        request.transaction.abort();
+      }
+    };
+    request.onblocked = () => hears(BLOCKED);
+    const db = await answer(request).catch((error) => {
+      throw [broken ?? error, false];
+    });
+    const stores = db.objectStoreNames;
+    if (stores.contains(store)) return db;
+    const now = db.version;
+    db.close();
+    if (stores.length > 0 || version) return undefined;
+    // An empty database of our name, made by a tool or by an interrupted first start.
+    version = now + 1;
+  }
+}
+
+/** Tells when another tab wants the database closed, or the browser has closed it. */
+export function watch(db, hears) {
+  db.onversionchange = () => hears(WANTED, db);
+  db.onclose = () => hears(SEVERED, db);
+}
+
+/** The same, of a connection of the application's. Whether that closes it or not: it may have been told first. */
+export function attend(db, hears) {
+  for (const event of ["versionchange", "close"]) db.addEventListener(event, () => hears(CLOSING));
+}
+
+export function close(db) {
+  db.onversionchange = null;
+  db.onclose = null;
+  db.close();
+}
+
+/**
+ * The check at the head of a transaction of the application's. Rust hears what is found, by that number, and answers
+ * whether that will do, or what to write if so; and then a reason and `true`, when the transaction is over.
+ */
+export function fence(tx, name, key, number, hears) {
+  const store = tx.objectStore(name);
+  const request = store.get(key);
+  // The platform's, or that of another fence of the same transaction.
+  const { commit } = tx;
+  let passed = false;
+  let commits = false;
+  const commitIfAsked = () => {
+    if (!(passed && commits)) return;
+    commits = false;
+    commit.call(tx);
+  };
+  // Fails where it is too late, as it may be: if the application has got round the commit below.
+  const tried = (act) => {
+    try {
+      act();
+    } catch {
+      // The transaction says what comes of it.
+    }
+  };
+  request.onsuccess = () => {
+    const checked = hears(number, request.result);
+    // Nothing of the kind, if the wasm has failed.
+    passed = checked === true || checked?.length > 0;
+    tried(() => {
+      if (!passed) tx.abort();
+      else if (checked !== true) store.put(checked, key);
+    });
+    tried(commitIfAsked);
+  };
+  const over = () => {
+    Reflect.deleteProperty(tx, "commit");
+    hears(number, tx.error ?? new DOMException("the transaction was aborted", "AbortError"), true);
+  };
+  // Listeners, since the handlers are the application's; capturing, so that they are called first. The application
+  // may release the lease when it hears that the transaction is over.
+  for (const event of ["complete", "abort"]) tx.addEventListener(event, over, true);
+  const asked = () => {
+    commits = true;
+    tried(commitIfAsked);
+  };
+  if (commit) Reflect.set(tx, "commit", asked);
+}

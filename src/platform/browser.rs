@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time;
 
 use gloo_timers::callback::Timeout;
-use js_sys::{Function, Object, Promise, Reflect};
+use js_sys::{Function, Object, Reflect};
 use wasm_bindgen::prelude::*;
 
 use crate::sync::Notify;
@@ -101,17 +101,6 @@ fn post_task(ms: f64, task: &JsValue) -> Option<JsValue> {
         let scheduler = scheduler.as_ref()?;
         scheduler.post_task(task.unchecked_ref(), &options).ok()
     })
-}
-
-/// What is to be waited for, of a browser function that may be a stand-in: a promise as it is (another
-/// one around it would be a task more for whoever counts them, as zone.js does), or anything else.
-pub fn promised(value: JsValue) -> Promise {
-    let then = Reflect::get(&value, &"then".into());
-    if then.is_ok_and(|then| then.is_function()) {
-        value.unchecked_into()
-    } else {
-        Promise::resolve(&value)
-    }
 }
 
 /// A task that ends when this is dropped.

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use js_sys::{Array, Function, Object, Reflect};
+use js_sys::{Array, Function};
 use wasm_bindgen::prelude::*;
 use web_sys::{IdbDatabase, IdbTransaction};
 
@@ -330,16 +330,7 @@ fn reject(error: Failure) -> JsValue {
     }
 }
 
-fn failure(code: &str, detail: Option<&str>, cause: Option<JsValue>) -> JsValue {
-    let object = Object::new();
-    set(&object, "code", code.into());
-    set(&object, "detail", detail.into());
-    set(&object, "cause", cause.into());
-    object.into()
-}
-
-#[inline(never)]
-fn set(object: &Object, key: &str, value: JsValue) {
-    // Cannot fail on a plain object.
-    let _ = Reflect::set(object, &key.into(), &value);
+#[wasm_bindgen(module = "/src/js_objects.js")]
+extern "C" {
+    fn failure(code: &str, detail: Option<&str>, cause: Option<JsValue>) -> JsValue;
 }

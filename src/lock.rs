@@ -266,6 +266,10 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     /// # Errors
     ///
     /// [`LockError::Timeout`] when the time was up, [`LockError::Store`] if the store failed.
+    #[allow(
+        clippy::useless_conversion,
+        reason = "natively the two durations are one"
+    )]
     pub async fn acquire(
         &self,
         timeout: Option<time::Duration>,

@@ -202,6 +202,7 @@ export function fence(tx, name, key, number, hears) {
   const request = store.get(key);
   // The platform's, or that of another fence of the same transaction.
   const { commit } = tx;
+  let told = false;
   let passed = false;
   let commits = false;
   const commitIfAsked = () => {
@@ -218,6 +219,7 @@ export function fence(tx, name, key, number, hears) {
     }
   };
   request.onsuccess = () => {
+    told = true;
     const checked = hears(number, request.result);
     // Nothing of the kind, if the wasm has failed.
     passed = checked === true || checked?.length > 0;
@@ -229,7 +231,9 @@ export function fence(tx, name, key, number, hears) {
   };
   const over = () => {
     Reflect.deleteProperty(tx, "commit");
-    hears(number, tx.error ?? new DOMException("the transaction was aborted", "AbortError"), true);
+    // Whoever was told what came of the check needs no reason.
+    const why = told ? undefined : (tx.error ?? new DOMException("the transaction was aborted", "AbortError"));
+    hears(number, why, true);
   };
   // Listeners, since the handlers are the application's; capturing, so that they are called first. The application
   // may release the lease when it hears that the transaction is over.

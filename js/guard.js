@@ -57,8 +57,8 @@ const guard = (run, called) => (...args) => {
 };
 
 /**
- * The exports of the wasm, guarded. The built glue calls this, and names those that cannot fail, and those that
- * the browser calls (see scripts/glue.mjs).
+ * The exports of the wasm, guarded. The built glue calls this, and names those that cannot fail, and those
+ * that the browser calls (see scripts/glue.mjs).
  */
 export const guarded = (exports, unfailing, called) =>
   Object.fromEntries(

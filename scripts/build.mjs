@@ -20,7 +20,8 @@ const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name)
  * (Cargo.toml says so), it is linked without link-time optimisation, and weighs 7 kB more (brotli).
  */
 async function compile() {
-  const { target_directory } = JSON.parse(await must("cargo", ["metadata", "--no-deps", "--format-version=1"], { quiet: "stdout" }));
+  const about = await must("cargo", ["metadata", "--no-deps", "--format-version=1"], { quiet: "stdout" });
+  const { target_directory } = JSON.parse(about);
   // A folder of its own: the other kind of library would be of the same name.
   const target = join(target_directory, "npm");
   const map = join(target, "tab_lease.map");

@@ -1,8 +1,9 @@
-// What is asked of the browser's own lock manager. What is believed of it is decided in Rust: see evidence.rs.
+// What is asked of the browser's own lock manager. What is believed of it is decided in Rust: see
+// evidence.rs.
 
 /**
- * The method, if it is the browser's: only a function of its own reads like that (one that is bound, or behind a
- * `Proxy`, has no name in its text).
+ * The method, if it is the browser's: only a function of its own reads like that (one that is bound, or
+ * behind a `Proxy`, has no name in its text).
  */
 function native(prototype, method) {
   const found = prototype[method];
@@ -11,8 +12,8 @@ function native(prototype, method) {
 }
 
 /**
- * The manager, by functions that nobody has replaced. Nothing outside of secure contexts, in old browsers, and behind a
- * polyfill or a wrapper.
+ * The manager, by functions that nobody has replaced. Nothing outside of secure contexts, in old browsers,
+ * and behind a polyfill or a wrapper.
  */
 export function manager() {
   try {

@@ -2,15 +2,18 @@
 //
 // The linker keeps what was referred to when it ran. Since then the panic machinery was emptied (see
 // shrink.mjs): with it went all use of its texts, of the paths and line numbers of every panic site, and of
-// Unicode's tables. That is most of the module's data. wasm-opt does not see what lies where; the linker's map
-// says so. Zeros cost nothing: wasm-opt leaves them out, since memory is zero to begin with.
+// Unicode's tables. That is most of the module's data. wasm-opt does not see what lies where; the linker's
+// map says so. Zeros cost nothing: wasm-opt leaves them out, since memory is zero to begin with.
 import { readFileSync } from "node:fs";
 import { sections, segments } from "./wasm_sections.mjs";
 
 /** A reference may be computed from an address a little before what it is to: `table[n - 1]`. */
 const MARGIN = 8;
 
-/** What the linker put where: a line is an address, an offset in the file, a length and a name, in hexadecimal. */
+/**
+ * What the linker put where: a line is an address, an offset in the file, a length and a name, in
+ * hexadecimal.
+ */
 function chunksOf(map) {
   const text = readFileSync(map, "utf8");
   const data = text.slice(text.search(/^.* DATA$/m));
@@ -33,8 +36,8 @@ function* split({ from, to, name }, byteAt) {
 }
 
 /**
- * Every address that the code may name, and some that it does not: whatever in its bytes reads like one. Addresses
- * of data are from 2²⁰ on, so as an offset they take three bytes, as a constant four.
+ * Every address that the code may name, and some that it does not: whatever in its bytes reads like one.
+ * Addresses of data are from 2²⁰ on, so as an offset they take three bytes, as a constant four.
  */
 function* named(code) {
   for (let at = 0; at + 3 < code.length; at++) {
@@ -56,7 +59,12 @@ export function zeroDeadData(wasm, map) {
   // The first: its address is one that wasm-opt may spell as a negative number.
   const [first, ...rest] = chunks;
   if (!(first?.from >= 2 ** 20 && rest.length > 50)) throw new Error("the linker's map has changed its form");
-  if (data[0].address < first.from) throw new Error("the linker's map is of another build");
+  // What the map did not name would not be asked what it refers to. Between chunks there is only what aligns
+  // them.
+  const end = Math.max(...data.map(({ address, bytes }) => address + bytes.length));
+  const ends = [...rest.map((chunk) => chunk.from), end];
+  const isWhole = data[0].address >= first.from && chunks.every(({ to }, place) => ends[place] - to < 16);
+  if (!isWhole) throw new Error("the linker's map is of another build, or has changed its form");
   const alive = new Set();
   const refer = (address) => {
     for (const chunk of chunks) if (address < chunk.to && address + MARGIN >= chunk.from) alive.add(chunk);

@@ -6,9 +6,9 @@
 // down to the trap that they would end in, and wasm-opt removes what only they used. That is why
 // `src/js.rs` must not format text; the browser tests run on the shrunken module.
 //
-// Then what only the panics used is cut from the data (dead_data.mjs), and the names that the module and its glue
-// call each other by are made short: there are more than a hundred, most with a hash in them, and each stands in
-// both.
+// Then what only the panics used is cut from the data (dead_data.mjs), and the names that the module and its
+// glue call each other by are made short: there are more than a hundred, most with a hash in them, and each
+// stands in both.
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import binaryen from "binaryen";
@@ -73,10 +73,10 @@ function emptied(wasm) {
     binaryen.Function.setBody(ref, module.unreachable());
     count++;
   }
-  if (count < 20)
-    throw new Error(
-      `only ${count} functions to empty: the module has lost its names, or Rust has renamed them`,
-    );
+  if (count < 20) {
+    const why = "the module has lost its names, or Rust has renamed them";
+    throw new Error(`only ${count} functions to empty: ${why}`);
+  }
   const bytes = module.emitBinary();
   module.dispose();
   return bytes;

@@ -1,9 +1,9 @@
-//! The bytes of records, notes and messages: those of the [postcard] format, by which all tabs and versions so
-//! far have written them. Numbers take seven bits a byte, lowest first; texts and lists begin with their length;
-//! what may be missing, and what is one of several, begins with its number.
+//! The bytes of records, notes and messages: those of the [postcard] format, by which all tabs and versions
+//! so far have written them. Numbers take seven bits a byte, lowest first; texts and lists begin with their
+//! length; what may be missing, and what is one of several, begins with its number.
 //!
-//! Written by hand because this is a fifth of what a general one weighs in a visitor's download. `tests/codec.rs`
-//! compares the two, byte for byte and error for error.
+//! Written by hand because this is a fifth of what a general one weighs in a visitor's download.
+//! `tests/codec.rs` compares the two, byte for byte and error for error.
 //!
 //! [postcard]: https://postcard.jamesmunns.com
 

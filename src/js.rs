@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use js_sys::{Array, Function, Object, Reflect};
+use js_sys::{Array, Function};
 use wasm_bindgen::prelude::*;
 use web_sys::{IdbDatabase, IdbTransaction};
 
@@ -109,9 +109,9 @@ impl RawLocks {
         ))
     }
 
-    /// Calls `resolve` with what every readable record says, or `reject`. One list, of each record: its key; the
-    /// holder's token and the length of its lease, and then the holder as it asked, if there is one; how many
-    /// wait, and each of them as it asked.
+    /// Calls `resolve` with what every readable record says, or `reject`. One list, of each record: its key;
+    /// the holder's token and the length of its lease, and then the holder as it asked, if there is one; how
+    /// many wait, and each of them as it asked.
     pub fn query(&self, resolve: Function, reject: Function) {
         let store = self.store.clone();
         Spawner::current().spawn(async move {
@@ -330,16 +330,7 @@ fn reject(error: Failure) -> JsValue {
     }
 }
 
-fn failure(code: &str, detail: Option<&str>, cause: Option<JsValue>) -> JsValue {
-    let object = Object::new();
-    set(&object, "code", code.into());
-    set(&object, "detail", detail.into());
-    set(&object, "cause", cause.into());
-    object.into()
-}
-
-#[inline(never)]
-fn set(object: &Object, key: &str, value: JsValue) {
-    // Cannot fail on a plain object.
-    let _ = Reflect::set(object, &key.into(), &value);
+#[wasm_bindgen(module = "/src/js_objects.js")]
+extern "C" {
+    fn failure(code: &str, detail: Option<&str>, cause: Option<JsValue>) -> JsValue;
 }

@@ -18,13 +18,13 @@ use browser as sys;
 use native as sys;
 
 #[cfg(target_arch = "wasm32")]
+pub(crate) use sys::rest;
+#[cfg(target_arch = "wasm32")]
 pub use sys::step_back;
 pub use sys::{
     BoxFuture, Clock, Job, MaybeSend, MaybeSync, Mutex, MutexGuard, Spawner, Timer, alarm, behind,
     sleep, wall_ms,
 };
-#[cfg(target_arch = "wasm32")]
-pub(crate) use sys::{promised, rest};
 
 /// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.
 ///

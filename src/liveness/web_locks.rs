@@ -3,68 +3,32 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use js_sys::{Array, Function, Object, Promise, Reflect};
+use js_sys::{Array, Promise};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::AbortController;
+use web_sys::{AbortController, AbortSignal};
 
 use super::{Beacon, Liveness};
 use crate::evidence::{Evidence, Manager, Word};
-use crate::platform::{self, BoxFuture, Spawner, promised};
+use crate::platform::{self, BoxFuture, Spawner};
 use crate::sync::Notify;
 
 /// In front of the name of every beacon.
 const PREFIX: &str = "tab-lease#";
 
-#[wasm_bindgen]
+#[wasm_bindgen(module = "/src/liveness/web_locks.js")]
 extern "C" {
-    /// The getter of `target`, asked about `receiver`.
-    #[wasm_bindgen(js_namespace = Reflect, js_name = get, catch)]
-    fn get_of(target: &JsValue, key: &str, receiver: &JsValue) -> Result<JsValue, JsValue>;
-}
-
-/// The browser's own lock manager, by functions that nobody has replaced.
-#[derive(Clone)]
-struct LockManager {
-    locks: JsValue,
-    request: Function,
-    query: Function,
-}
-
-impl LockManager {
-    /// `None` outside of secure contexts, in old browsers, and behind a polyfill or a wrapper.
-    fn native() -> Option<Self> {
-        let prototype = prototype("LockManager");
-        let locks = get(&get(&js_sys::global(), "navigator"), "locks");
-        Some(Self {
-            locks: Some(locks).filter(JsValue::is_object)?,
-            request: native(&prototype, "request")?,
-            query: native(&prototype, "query")?,
-        })
-    }
-
-    /// Whatever comes back is awaited as a promise.
-    fn request(&self, name: &str, options: &Object, granted: &JsValue) -> Option<JsFuture> {
-        let over = self
-            .request
-            .call3(&self.locks, &name.into(), options, granted);
-        Some(promised(over.ok()?).into())
-    }
-
-    /// What is held, by whomever.
-    async fn held(&self) -> Option<Array> {
-        let snapshot = promised(self.query.call0(&self.locks).ok()?);
-        let snapshot = JsFuture::from(snapshot).await.ok()?;
-        Reflect::get(&snapshot, &"held".into())
-            .ok()?
-            .dyn_into()
-            .ok()
-    }
+    fn manager() -> JsValue;
+    fn light(manager: &JsValue, name: &str, lit: &JsValue);
+    #[wasm_bindgen(js_name = lookAround)]
+    fn look_around(manager: &JsValue, own: &str, prefix: &str) -> Promise;
+    fn watch(manager: &JsValue, name: &str, signal: &AbortSignal) -> Promise;
 }
 
 #[derive(Clone)]
 struct WebLocks {
-    manager: Option<LockManager>,
+    /// The browser's own, if it is to be had.
+    manager: Option<JsValue>,
     evidence: Rc<RefCell<Evidence>>,
     /// Whether this tab's own beacon is held …
     lit: Rc<Cell<Option<bool>>>,
@@ -85,7 +49,7 @@ impl Liveness {
 
 impl WebLocks {
     fn light() -> Self {
-        let manager = LockManager::native();
+        let manager = Some(manager()).filter(JsValue::is_truthy);
         let (whose, lit) = match manager {
             Some(_) => (Manager::Browser, None),
             None => (Manager::Foreign, Some(false)),
@@ -97,20 +61,9 @@ impl WebLocks {
             settled: Rc::default(),
         };
         if let Some(manager) = &this.manager {
-            let name = name(platform::process());
-            let burn = Closure::once_into_js({
-                let (this, name) = (this.clone(), name.clone());
-                move |lock: JsValue| this.burn(&lock, &name)
-            });
-            let over = manager.request(&name, &Object::new(), &burn);
-            let dark = this.clone();
-            Spawner::current().spawn(async move {
-                if let Some(over) = over {
-                    // Refused (a sandboxed frame), or stolen.
-                    drop(over.await);
-                }
-                dark.set_lit(false);
-            });
+            let told = this.clone();
+            let lit = Closure::<dyn Fn(bool)>::new(move |lit| told.told(lit)).into_js_value();
+            light(manager, &name(platform::process()), &lit);
         }
         this
     }
@@ -120,40 +73,29 @@ impl WebLocks {
         self.settled.notify_waiters();
     }
 
-    /// Called back with this tab's own beacon, or with what is none. Answers what it is held for.
-    fn burn(&self, lock: &JsValue, name: &str) -> JsValue {
-        let is_ours = is_lock(lock, name);
-        self.set_lit(is_ours);
-        if !is_ours {
-            return JsValue::UNDEFINED;
+    /// This tab's own beacon is held, or is not and is not going to be.
+    fn told(&self, lit: bool) {
+        self.set_lit(lit);
+        if lit {
+            let this = self.clone();
+            // Those that live already can be told of when they end.
+            Spawner::current().spawn(async move { this.look_around().await });
         }
-        let this = self.clone();
-        // Those that live already can be told of when they end.
-        Spawner::current().spawn(async move { this.look_around().await });
-        // Never settles.
-        Promise::new(&mut |_, _| {}).into()
     }
 
     /// Notes which beacons are held by others.
     async fn look_around(&self) {
-        let held = match &self.manager {
-            Some(manager) => manager.held().await,
-            None => None,
+        let Some(manager) = &self.manager else {
+            return;
         };
-        let held = held.unwrap_or_default();
-        let own = JsValue::from(name(platform::process()));
-        let us = held.iter().find(|lock| get(lock, "name") == own);
-        let us = us.map(|lock| get(&lock, "clientId"));
-        for lock in held.iter() {
-            let name = get(&lock, "name").as_string().unwrap_or_default();
-            // A watch is shared, and may be this tab's own.
-            if let Some(process) = name.strip_prefix(PREFIX)
-                && get(&lock, "mode") == "exclusive"
-            {
-                let by_us = us.as_ref() == Some(&get(&lock, "clientId"));
-                let word = Word::Held { by_us };
-                self.evidence.borrow_mut().proves_end(process, word);
-            }
+        let held = look_around(manager, &name(platform::process()), PREFIX);
+        let held = JsFuture::from(held).await.unwrap_or_default();
+        let held = held.dyn_into::<Array>().unwrap_or_default();
+        for place in (0..held.length()).step_by(2) {
+            let process = held.get(place).as_string().unwrap_or_default();
+            let by_us = held.get(place + 1).is_truthy();
+            let word = Word::Held { by_us };
+            self.evidence.borrow_mut().proves_end(&process, word);
         }
     }
 }
@@ -164,9 +106,6 @@ struct Watch {
     /// Made with the request: a promise that nobody has looked at by the time it is rejected would be
     /// reported to the page.
     over: JsFuture,
-    /// Whether the callback was given the lock.
-    lock: Rc<Cell<bool>>,
-    _granted: Closure<dyn FnMut(JsValue)>,
 }
 
 impl Drop for Watch {
@@ -208,9 +147,9 @@ impl Beacon for WebLocks {
             // Unseen, a grant would prove nothing.
             if this.evidence.borrow().has_seen(&process)
                 && let Some(mut watch) = this.watch(&process)
-                && (&mut watch.over).await.is_ok()
+                && let Ok(lock) = (&mut watch.over).await
             {
-                let lock = watch.lock.get();
+                let lock = lock.is_truthy();
                 let word = Word::Granted { lock };
                 if this.evidence.borrow_mut().proves_end(&process, word) {
                     return;
@@ -224,28 +163,10 @@ impl Beacon for WebLocks {
 impl WebLocks {
     /// Asks for the beacon of that process.
     fn watch(&self, process: &str) -> Option<Watch> {
+        let manager = self.manager.as_ref()?;
         let abort = AbortController::new().ok()?;
-        let options = Object::new();
-        // Shared: all who watch are told at once.
-        Reflect::set(&options, &"mode".into(), &"shared".into()).ok()?;
-        Reflect::set(&options, &"signal".into(), &abort.signal()).ok()?;
-        let name = name(process);
-        let lock = Rc::new(Cell::new(false));
-        // Granted, it is given back at once.
-        let granted = Closure::new({
-            let (lock, name) = (Rc::clone(&lock), name.clone());
-            move |given: JsValue| lock.set(is_lock(&given, &name))
-        });
-        let over = self
-            .manager
-            .as_ref()?
-            .request(&name, &options, granted.as_ref())?;
-        Some(Watch {
-            abort,
-            over,
-            lock,
-            _granted: granted,
-        })
+        let over = watch(manager, &name(process), &abort.signal()).into();
+        Some(Watch { abort, over })
     }
 }
 
@@ -256,31 +177,4 @@ fn name(process: &str) -> String {
 /// The part of a tab's name that all its holders share.
 fn process_of(tab: &str) -> &str {
     tab.rsplit_once('#').map_or(tab, |(_, process)| process)
-}
-
-/// A property; `undefined` of what has none, or refuses.
-fn get(of: &JsValue, key: &str) -> JsValue {
-    Reflect::get(of, &key.into()).unwrap_or_default()
-}
-
-fn prototype(class: &str) -> JsValue {
-    get(&get(&js_sys::global(), class), "prototype")
-}
-
-/// The method, if it is the browser's: only a function of its own reads like that (one that is bound, or
-/// behind a `Proxy`, has no name in its text).
-fn native(prototype: &JsValue, method: &str) -> Option<Function> {
-    let function: Function = Reflect::get(prototype, &method.into())
-        .ok()?
-        .dyn_into()
-        .ok()?;
-    let text = String::from(function.to_string());
-    let body = text.strip_prefix("function ")?.strip_prefix(method)?;
-    let is_native = body == "() { [native code] }" || body == "() {\n    [native code]\n}";
-    is_native.then_some(function)
-}
-
-/// Whether it is a lock of the browser's, of that name. The getter refuses everything else.
-fn is_lock(given: &JsValue, name: &str) -> bool {
-    get_of(&prototype("Lock"), "name", given).is_ok_and(|is_named| is_named == name)
 }

@@ -8,7 +8,6 @@ use std::task::Poll;
 use std::time;
 
 use gloo_timers::callback::Timeout;
-use js_sys::{Function, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 
 use crate::sync::Notify;
@@ -61,14 +60,9 @@ fn timeout_ms(duration: Duration) -> u32 {
     duration.as_micros().div_ceil(1000).min(2_000_000_000) as u32
 }
 
-#[wasm_bindgen]
+#[wasm_bindgen(module = "/src/platform/browser.js")]
 extern "C" {
-    type Scheduler;
-    // Browsers older than it have none.
-    #[wasm_bindgen(thread_local_v2, js_name = scheduler)]
-    static SCHEDULER: Option<Scheduler>;
-    #[wasm_bindgen(method, catch, js_name = postTask)]
-    fn post_task(this: &Scheduler, task: &Function, options: &Object) -> Result<JsValue, JsValue>;
+    fn urgent(ms: f64, then: &JsValue) -> bool;
 }
 
 /// Calls `then` after `duration`, in a task of the highest priority: a page that hung meanwhile runs it
@@ -87,30 +81,8 @@ pub fn alarm(duration: Duration, then: impl FnOnce() + 'static) {
             DISTRUSTED.set(true);
         }
     });
-    if !DISTRUSTED.get() && post_task(ms, &fired).is_none() {
+    if !DISTRUSTED.get() && !urgent(ms, &fired) {
         DISTRUSTED.set(true);
-    }
-}
-
-fn post_task(ms: f64, task: &JsValue) -> Option<JsValue> {
-    SCHEDULER.with(|scheduler| {
-        let options = Object::new();
-        // Setting a property of a plain object cannot fail.
-        let _ = Reflect::set(&options, &"priority".into(), &"user-blocking".into());
-        let _ = Reflect::set(&options, &"delay".into(), &ms.into());
-        let scheduler = scheduler.as_ref()?;
-        scheduler.post_task(task.unchecked_ref(), &options).ok()
-    })
-}
-
-/// A promise of what a browser function, or a stand-in for one, has answered. A promise is passed on as it
-/// is: another promise around it would be one more task for libraries that count tasks (zone.js).
-pub fn promised(value: JsValue) -> Promise {
-    let then = Reflect::get(&value, &"then".into());
-    if then.is_ok_and(|then| then.is_function()) {
-        value.unchecked_into()
-    } else {
-        Promise::resolve(&value)
     }
 }
 

@@ -1,0 +1,10 @@
+/** Calls `then` after so many ms, in a task of the highest priority; answers whether there are such. */
+export function urgent(ms, then) {
+  try {
+    // Browsers older than it have none.
+    globalThis.scheduler.postTask(then, { priority: "user-blocking", delay: ms });
+    return true;
+  } catch {
+    return false;
+  }
+}

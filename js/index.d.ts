@@ -222,7 +222,11 @@ export interface LocksSettings {
    * are late.
    */
   leaseMs?: number;
-  /** How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`. */
+  /**
+   * How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of `leaseMs`.
+   * Where there are Web Locks it is renewed three times within `leaseMs` once nothing else has happened for
+   * four times that long, if that is less often.
+   */
   heartbeatMs?: number;
   /** How long IndexedDB may take for one command, in ms, before it fails with `STORE_STALLED`. Default: 10 000. */
   storeTimeoutMs?: number;

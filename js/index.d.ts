@@ -225,7 +225,8 @@ export interface LocksSettings {
   leaseMs?: number;
   /**
    * How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of
-   * `leaseMs`.
+   * `leaseMs`. Where there are Web Locks it is renewed three times within `leaseMs` once nothing else has
+   * happened for four times that long, if that is less often.
    */
   heartbeatMs?: number;
   /**

@@ -9,8 +9,8 @@ import { setupBuild } from "./setup.mjs";
 /** What a page downloads, for each entry: its files, and the most that they may weigh, in bytes of brotli. */
 const ENTRIES = {
   // As text, the wasm weighs 1 kB more.
-  "tab-lease": { files: ["dist/inline.js"], budget: 58_500 },
-  "tab-lease/lean": { files: ["dist/index.js", "pkg/tab_lease_bg.wasm"], budget: 57_300 },
+  "tab-lease": { files: ["dist/inline.js"], budget: 63_000 },
+  "tab-lease/lean": { files: ["dist/index.js", "pkg/tab_lease_bg.wasm"], budget: 62_000 },
 };
 
 const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : []);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tab_lease::contender::places::{self, Standing};
 use tab_lease::contender::{
     Action, Around, CallId, Contender, End, Event, LeaseId, Moment, Patience, Seen, SendId, Timer,
 };
@@ -25,6 +26,7 @@ struct Tab {
     calls: u64,
     /// Looks that have not been answered.
     looks: Vec<SendId>,
+    may_queue: bool,
 }
 
 const ALONE: Around = Around {
@@ -53,6 +55,7 @@ impl Tab {
             requests: 0,
             calls: 0,
             looks: Vec::new(),
+            may_queue: true,
         }
     }
 
@@ -65,7 +68,7 @@ impl Tab {
             fresh_request: self.requests,
             lit: self.lit,
             would_tell: &|_| true,
-            may_queue: true,
+            may_queue: self.may_queue,
         }
     }
 
@@ -1057,5 +1060,188 @@ fn held_by(command: &Command) -> Requester {
     match command {
         Command::Take(take) => take.who.clone(),
         other => panic!("{other:?}"),
+    }
+}
+
+// ---- Places -----------------------------------------------------------------------------------
+
+fn queues() -> Standing {
+    Standing {
+        queues: true,
+        waits: None,
+    }
+}
+
+fn waits(call: u64) -> Standing {
+    Standing {
+        queues: false,
+        waits: Some(CallId(call)),
+    }
+}
+
+#[test]
+fn whoever_came_first_in_the_tab_takes_the_place_that_is_free() {
+    let idle = Standing::default();
+    let may =
+        |bound, mine, others: &[Standing]| places::may_queue(bound, mine, others.iter().copied());
+    assert!(may(1, idle, &[]), "a call that comes");
+    assert!(may(2, idle, &[queues(), idle]));
+    assert!(!may(1, idle, &[queues()]), "no place");
+    assert!(!may(2, idle, &[queues(), waits(3)]), "another came first");
+    assert!(may(2, waits(2), &[queues(), waits(3)]));
+    assert!(!may(2, waits(4), &[queues(), waits(3)]));
+    assert!(may(1, queues(), &[queues(), waits(3)]), "it has one");
+
+    let next = |bound, all: &[Standing]| places::moves_up(bound, all.iter().copied());
+    assert_eq!(next(2, &[queues(), waits(5), idle, waits(4)]), Some(3));
+    assert_eq!(next(1, &[queues(), waits(5)]), None);
+    assert_eq!(next(1, &[idle]), None);
+}
+
+#[test]
+fn a_call_without_a_place_waits_in_the_tab_and_moves_up_when_it_is_told() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.may_queue = false;
+    let (call, actions) = tab.acquire();
+    assert!(actions.is_empty(), "it is not in the record");
+    assert_eq!(tab.contender.standing(), waits(call.0));
+    assert_eq!(tab.contender.due(), None, "and costs nothing");
+    assert!(!tab.contender.hears() && !tab.contender.is_engaged());
+    tab.may_queue = true;
+    let actions = tab.feed(Event::Look);
+    assert!(take(&actions).join);
+    assert_eq!(tab.contender.standing(), queues());
+    tab.answer(&mut record, only_send(&actions));
+    assert_eq!(tab.contender.standing(), queues());
+    let actions = tab.feed(Event::Leave(call));
+    assert!(is_quit(&only_send(&actions)));
+    assert_eq!(tab.contender.standing(), Standing::default());
+}
+
+#[test]
+fn a_call_that_waits_in_the_tab_ends_as_others_do_and_tells_the_store_nothing() {
+    let mut tab = Tab::new("a", ALONE);
+    tab.may_queue = false;
+    let (call, _) = tab.call(Patience::Until(Some(tab.now + ms(30))));
+    for hidden in [true, false] {
+        assert!(tab.feed(Event::Hidden(hidden)).is_empty());
+    }
+    assert!(tab.feed(Event::Closing).is_empty());
+    for suspended in [true, false] {
+        assert!(tab.feed(Event::Suspended(suspended)).is_empty());
+        assert_eq!(tab.contender.standing(), waits(call.0), "it keeps its turn");
+    }
+    let actions = tab.wait_for(Timer::Deadline, 30);
+    assert_eq!(settled(&actions), [(call, End::TimedOut)]);
+    assert!(sends(&actions).is_empty());
+    let (call, _) = tab.acquire();
+    assert!(tab.feed(Event::Leave(call)).is_empty());
+    assert_eq!(tab.contender.due(), None);
+}
+
+#[test]
+fn a_try_needs_no_place_and_its_answer_is_none_to_a_call_that_waits_for_one() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.may_queue = false;
+    let (waiter, _) = tab.acquire();
+    let (tries, actions) = tab.call(Patience::Try);
+    assert!(!take(&actions).join);
+    let actions = tab.answer(&mut record, only_send(&actions));
+    assert_eq!(settled(&actions), [(tries, End::Busy)]);
+    assert_eq!(tab.contender.standing(), waits(waiter.0));
+}
+
+#[test]
+fn a_place_is_free_when_the_claim_is_sent() {
+    let (mut one, lease, mut two, _, mut record) = handing_over();
+    assert_eq!(one.contender.standing(), Standing::default(), "it holds");
+    assert_eq!(two.contender.standing(), queues());
+    let granted = grant(&one.feed(Event::GuardDropped(lease)));
+    let begun = lease_of(&two.feed(Event::Heard(Message::Grant(granted))));
+    assert_eq!(
+        two.contender.standing(),
+        queues(),
+        "the next take goes with the claim"
+    );
+    let claim = two.feed(Event::SteppedAside(begun));
+    assert_eq!(two.contender.standing(), Standing::default());
+    two.answer(&mut record, only_send(&claim));
+    assert_eq!(two.contender.standing(), Standing::default());
+}
+
+// ---- Looks ------------------------------------------------------------------------------------
+
+#[test]
+fn a_look_that_shows_a_change_is_followed_by_the_take() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    let (call, _) = tab.wait(&mut record);
+    let look = tab.wait_for(Timer::Look, 10);
+    let [Action::Look { id, take }] = &look[..] else {
+        panic!("{look:?}");
+    };
+    let (id, take) = (*id, take.clone());
+    let seen = Seen::Change;
+    let actions = tab.feed(Event::Looked { id, take, seen });
+    assert!(matches!(actions[..], [Action::Send { .. }]));
+    tab.answer(&mut record, only_send(&actions));
+    // One that the store fails ends the call that looked, as a take does.
+    let look = tab.wait_for(Timer::Look, 20);
+    let [Action::Look { id, take }] = &look[..] else {
+        panic!("{look:?}");
+    };
+    let (id, take) = (*id, take.clone());
+    let seen = Seen::Nothing;
+    let actions = tab.feed(Event::Looked { id, take, seen });
+    assert_eq!(settled(&actions), [(call, End::StoreFailed(id))]);
+    assert!(is_quit(&only_send(&actions)));
+}
+
+#[test]
+fn a_look_of_a_request_that_has_ended_is_followed_by_nothing() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    let (call, _) = tab.wait(&mut record);
+    let look = tab.wait_for(Timer::Look, 10);
+    let [Action::Look { id, take }] = &look[..] else {
+        panic!("{look:?}");
+    };
+    let (id, take) = (*id, take.clone());
+    let quit = tab.feed(Event::Leave(call));
+    let seen = Seen::Change;
+    assert!(tab.feed(Event::Looked { id, take, seen }).is_empty());
+    tab.answer(&mut record, only_send(&quit));
+    let (_, actions) = tab.acquire();
+    assert!(matches!(actions[..], [Action::Send { .. }]));
+}
+
+#[test]
+fn a_steady_lease_is_renewed_three_times_in_its_length_where_others_tell_the_rest() {
+    let told = Around {
+        beacons: true,
+        ..SPEAKING
+    };
+    for (around, pace) in [(told, 500 / 3), (SPEAKING, 50), (SHINING, 50)] {
+        let (mut tab, mut record) = (Tab::new("a", around), None);
+        tab.lit = true;
+        tab.hold(&mut record);
+        Tab::new("b", SPEAKING).wait(&mut record);
+        let mut beats = Vec::new();
+        while beats.len() < 60 {
+            let (at, timer) = tab.contender.due().expect("it renews");
+            tab.now = at;
+            let actions = tab.fire(timer);
+            if timer == Timer::Beat {
+                beats.push(at);
+                tab.answer(&mut record, only_send(&actions));
+            }
+        }
+        let pauses = beats.windows(2).map(|two| (two[1] - two[0]).as_millis());
+        let pauses: Vec<_> = pauses.collect();
+        assert_eq!(pauses[1..30], [50; 29], "at first");
+        assert_eq!(pauses[45..], [pace; 14]);
+        assert_eq!(
+            record.unwrap().len,
+            500,
+            "a hang is noticed as soon as before"
+        );
     }
 }

@@ -566,6 +566,8 @@ worlds! {
     twin_locks_with_one_place: twins(4, Budget { give_ups: 1, ..CALM }).places(1);
     twin_locks_with_one_place_late: twins(2, Budget { late: 1, ..CALM }).places(1);
     twin_locks_with_one_place_and_a_stop: twins(2, Budget { stops: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_that_run_on:
+        twins(1, Budget { stops: 1, ..CALM }).places(1).half_asleep().first_comes_again();
     twin_locks_with_one_place_and_a_crash: twins(2, Budget { crashes: 1, ..CALM }).places(1);
     twin_locks_with_one_place_and_a_failing_store: twins(2, Budget { failures: 1, ..CALM }).places(1);
     twin_locks_with_one_place_and_deadlines:
@@ -738,7 +740,8 @@ mutations! {
     // Of places.
     places_unbounded: PlacesUnbounded breaks BOUNDED in triplets(1, CALM).places(1);
     place_not_told: PlaceNotTold breaks LIVELY in triplets(1, CALM).places(1);
-    overtakes_in_the_tab: OvertakesInTheTab breaks NO_FORBIDDEN_STEP in triplets(2, CALM).places(1);
+    overtakes_in_the_tab: OvertakesInTheTab breaks NO_FORBIDDEN_STEP in
+        twins(1, Budget { stops: 1, ..CALM }).places(1).half_asleep().first_comes_again();
     place_kept: PlaceKept breaks LIVELY in twins(2, CALM).places(1);
 }
 

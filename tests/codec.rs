@@ -184,14 +184,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn the_bytes_are_those_of_postcard(record in record(), note in note(), message in message(), key in "\\PC{0,40}") {
+    fn the_bytes_are_those_of_postcard(
+        record in record(),
+        note in note(),
+        message in message(),
+        key in "\\PC{0,40}",
+    ) {
         prop_assert_eq!(record.encode(), to_allocvec(&record).unwrap());
         prop_assert_eq!(note.encode(), to_allocvec(&(FORMAT, note)).unwrap());
         prop_assert_eq!(message.encode(&key), to_allocvec(&(&*key, &message)).unwrap());
     }
 
     #[test]
-    fn what_was_written_is_read(record in sound(), note in note(), message in message(), key in "\\PC{0,40}") {
+    fn what_was_written_is_read(
+        record in sound(),
+        note in note(),
+        message in message(),
+        key in "\\PC{0,40}",
+    ) {
         prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
         if let Ok(read) = Note::decode(&note.encode()) {
             prop_assert_eq!(read, note);

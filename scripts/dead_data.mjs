@@ -2,15 +2,15 @@
 //
 // The linker keeps what was referred to when it ran. Since then the panic machinery was emptied (see
 // shrink.mjs): with it went all use of its texts, of the paths and line numbers of every panic site, and of
-// Unicode's tables. That is most of the module's data. wasm-opt does not see what lies where; the linker's map
-// says so. Zeros cost nothing: wasm-opt leaves them out, since memory is zero to begin with.
+// Unicode's tables. That is most of the module's data. wasm-opt does not see what lies where; the linker's
+// map says so. Zeros cost nothing: wasm-opt leaves them out, since memory is zero to begin with.
 import { readFileSync } from "node:fs";
 import { sections, segments } from "./wasm_sections.mjs";
 
 /** A reference may be computed from an address a little before what it is to: `table[n - 1]`. */
 const MARGIN = 8;
 
-/** What the linker put where: a line is an address, an offset in the file, a length and a name, in hexadecimal. */
+/** What the linker put where. A line is an address, an offset, a length (all in hexadecimal), a name. */
 function chunksOf(map) {
   const text = readFileSync(map, "utf8");
   const data = text.slice(text.search(/^.* DATA$/m));
@@ -33,8 +33,8 @@ function* split({ from, to, name }, byteAt) {
 }
 
 /**
- * Every address that the code may name, and some that it does not: whatever in its bytes reads like one. Addresses
- * of data are from 2²⁰ on, so as an offset they take three bytes, as a constant four.
+ * Every address that the code may name, and some that it does not: whatever in its bytes reads like one.
+ * Addresses of data are from 2²⁰ on, so as an offset they take three bytes, as a constant four.
  */
 function* named(code) {
   for (let at = 0; at + 3 < code.length; at++) {

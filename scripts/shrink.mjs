@@ -6,9 +6,9 @@
 // down to the trap that they would end in, and wasm-opt removes what only they used. That is why
 // `src/js.rs` must not format text; the browser tests run on the shrunken module.
 //
-// Then what only the panics used is cut from the data (dead_data.mjs), and the names that the module and its glue
-// call each other by are made short: there are more than a hundred, most with a hash in them, and each stands in
-// both.
+// Then what only the panics used is cut from the data (dead_data.mjs), and the names that the module and its
+// glue call each other by are made short: there are more than a hundred, most with a hash in them, and each
+// stands in both.
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import binaryen from "binaryen";

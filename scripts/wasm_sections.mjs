@@ -40,7 +40,8 @@ const I32_CONST = 0x41;
 export function segments(wasm) {
   const reader = new Reader(wasm, sections(wasm)[11][0]);
   return Array.from({ length: reader.number() }, () => {
-    if (reader.number() !== 0 || reader.byte() !== I32_CONST) throw new Error("a data segment is not an active one");
+    const isActive = reader.number() === 0 && reader.byte() === I32_CONST;
+    if (!isActive) throw new Error("a data segment is not an active one");
     const address = reader.number();
     reader.at++; // the end of the expression
     const length = reader.number();

@@ -16,7 +16,8 @@
 //! # Places
 //!
 //! Of one key, a tab has a bounded number of requests in the queue: [`places`] says what that means, and who
-//! moves up. Here it is counted: over all lock objects of a key, from what their contenders say of themselves.
+//! moves up. Here it is counted: over all lock objects of a key, from what their contenders say of
+//! themselves.
 
 mod calls;
 mod sending;
@@ -419,8 +420,8 @@ impl<S: BackingStore> Driver<S> {
         Some(lease)
     }
 
-    /// Until the store is closed by somebody else: then all leases are lost, all requests are forgotten, and what
-    /// is sent next is watched over anew. From the first take on: what that is answered may be about a
+    /// Until the store is closed by somebody else: then all leases are lost, all requests are forgotten, and
+    /// what is sent next is watched over anew. From the first take on: what that is answered may be about a
     /// database that is gone by then.
     fn watch_closing(&self) {
         if self.core().closing.is_some() {
@@ -554,8 +555,8 @@ impl<E> Core<E> {
         }
     }
 
-    /// When what is due then is done: a renewal not while others are on their way, for as long as that does not
-    /// matter. Those that become due meanwhile go together, in one transaction and not in one each.
+    /// When what is due then is done: a renewal not while others are on their way, for as long as that does
+    /// not matter. Those that become due meanwhile go together, in one transaction and not in one each.
     fn patiently(&self, (at, timer): (Now, Timer)) -> Now {
         if timer == Timer::Beat && self.renewing > 0 {
             at + PATIENCE

@@ -109,9 +109,9 @@ impl RawLocks {
         ))
     }
 
-    /// Calls `resolve` with what every readable record says, or `reject`. One list, of each record: its key; the
-    /// holder's token and the length of its lease, and then the holder as it asked, if there is one; how many
-    /// wait, and each of them as it asked.
+    /// Calls `resolve` with what every readable record says, or `reject`. One list, of each record: its key;
+    /// the holder's token and the length of its lease, and then the holder as it asked, if there is one; how
+    /// many wait, and each of them as it asked.
     pub fn query(&self, resolve: Function, reject: Function) {
         let store = self.store.clone();
         Spawner::current().spawn(async move {

@@ -1,8 +1,8 @@
 //! Lengths of time.
 //!
 //! Natively they are the standard library's. In a browser they are whole µs in one number: no clock there is
-//! finer, and the standard library's two numbers weigh 2 kB in a visitor's download. What is done with them here
-//! comes to the same, rounded down to the µs; the test below compares the two.
+//! finer, and the standard library's two numbers weigh 2 kB in a visitor's download. What is done with them
+//! here comes to the same, rounded down to the µs; the test below compares the two.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use std::time::Duration;
@@ -66,8 +66,8 @@ mod micros {
         }
     }
 
-    /// Where the standard library's panics, in half a million years, this is the longest there is: what adds up
-    /// may be a number of somebody else's.
+    /// Where the standard library's panics, in half a million years, this is the longest there is: what adds
+    /// up may be a number of somebody else's.
     impl Add for Micros {
         type Output = Self;
 
@@ -116,7 +116,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_comes_to_what_the_standard_library_says(a in 0..LONGEST, b in 0..LONGEST, ms in any::<u32>(), n in 1..1_000_u32) {
+        fn it_comes_to_what_the_standard_library_says(
+            a in 0..LONGEST,
+            b in 0..LONGEST,
+            ms in any::<u32>(),
+            n in 1..1_000_u32,
+        ) {
             let (mine, other) = (Micros::from_micros(a), Micros::from_micros(b));
             let (std, std_other) = (Duration::from_micros(a), Duration::from_micros(b));
             prop_assert_eq!(mine.as_micros(), whole(std));
@@ -129,7 +134,8 @@ mod tests {
             prop_assert_eq!((mine * n).as_micros(), whole(std * n));
             prop_assert_eq!(mine.saturating_mul(n).as_micros(), whole(std * n));
             prop_assert_eq!((mine / n).as_micros(), whole(std / n));
-            prop_assert_eq!(Micros::from_millis(ms.into()).as_micros(), whole(Duration::from_millis(ms.into())));
+            let (ms, std_ms) = (Micros::from_millis(ms.into()), Duration::from_millis(ms.into()));
+            prop_assert_eq!(ms.as_micros(), whole(std_ms));
         }
     }
 

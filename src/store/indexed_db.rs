@@ -3,10 +3,10 @@
 //! The database is one of the package's own, or the application's ([`IndexedDbStore::over`]), whose
 //! transactions can then be [fenced](CrossProcessStoreLockGuard::fence).
 //!
-//! Nothing else names IndexedDB. A command is one readwrite transaction of a get, a
-//! put and a commit that is awaited. What is put is decided in the midst of the event that brings the answer to
-//! the get, since the browser would commit early if anything else was waited for: the JavaScript in
-//! `requests.js` carries the requests, and calls back into `Shared::hear` for each decision.
+//! Nothing else names IndexedDB. A command is one readwrite transaction of a get, a put and a commit that is
+//! awaited. What is put is decided in the midst of the event that brings the answer to the get, since the
+//! browser would commit early if anything else was waited for: the JavaScript in `requests.js` carries the
+//! requests, and calls back into `Shared::hear` for each decision.
 //!
 //! # Pages that stop
 //!
@@ -268,8 +268,8 @@ struct Shared {
     noted: RefCell<Vec<(String, Requester)>>,
     /// Renewals so far.
     renewals: Cell<u64>,
-    /// What is called back, always the same: whatever of ours a transaction still calls when nobody waits for it
-    /// any more must be there.
+    /// What is called back, always the same: whatever of ours a transaction still calls when nobody waits for
+    /// it any more must be there.
     hears: Function,
     /// Who waits to be called back, and by which numbers.
     waiting: RefCell<Vec<Waiting>>,
@@ -579,8 +579,8 @@ impl BackingStore for IndexedDbStore {
         &self,
         batch: Vec<(String, Command)>,
     ) -> Vec<Result<Outcome, IndexedDbError>> {
-        let renews = |(_, command): &(String, Command)| matches!(command, Command::Renew { len, .. } if *len > 0);
-        let work = match batch.iter().all(renews) {
+        let renews = |command: &Command| matches!(command, Command::Renew { len, .. } if *len > 0);
+        let work = match batch.iter().all(|(_, command)| renews(command)) {
             true => Work::Renew,
             false => Work::Apply,
         };
@@ -873,8 +873,8 @@ impl Batch {
         Ok(Sent { done, open })
     }
 
-    /// What is done to a lease here is in its note: a renewal counts if the record, as it is read, says that we
-    /// hold.
+    /// What is done to a lease here is in its note: a renewal counts if the record, as it is read, says that
+    /// we hold.
     fn notes(&self) -> Array {
         let notes = Array::new();
         for (key, command) in &self.commands {
@@ -953,8 +953,8 @@ impl Batch {
 }
 
 impl Batch {
-    /// What a command would be answered, if it need not be applied. Nothing, if a note has to be seen first. A
-    /// record that cannot be read is for [`Batch::step`] to report.
+    /// What a command would be answered, if it need not be applied. Nothing, if a note has to be seen first.
+    /// A record that cannot be read is for [`Batch::step`] to report.
     fn look(
         &self,
         (key, command): &(String, Command),
@@ -999,8 +999,8 @@ impl Hear for Batch {
     }
 }
 
-/// A transaction that would stay open if the page stopped now. Dropping it aborts it, unless it has been told to
-/// commit.
+/// A transaction that would stay open if the page stopped now. Dropping it aborts it, unless it has been told
+/// to commit.
 struct Open {
     shared: Arc<Shared>,
     tx: IdbTransaction,

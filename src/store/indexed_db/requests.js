@@ -1,8 +1,8 @@
-// What is asked of IndexedDB, and in which order. What is to be written is decided in Rust, which is called back
-// while the transaction waits for that and for nothing else; see indexed_db.rs.
+// What is asked of IndexedDB, and in which order. What is to be written is decided in Rust, which is called
+// back while the transaction waits for that and for nothing else; see indexed_db.rs.
 //
-// `hears` is the store's one way back: it takes what has happened (a number, of those below or one that Rust has
-// given) and two values that go with it.
+// `hears` is the store's one way back: it takes what has happened (a number, of those below or one that Rust
+// has given) and two values that go with it.
 const ROW = 0;
 const BLOCKED = 1;
 const WANTED = 2;
@@ -16,7 +16,7 @@ const answer = (request) =>
     request.onerror = () => reject(request.error);
   });
 
-/** Rejects if the transaction fails; an abort by the browser (a full disk) has its reason in the transaction. */
+/** Rejects if the transaction fails. An abort by the browser (a full disk) has its reason in `tx.error`. */
 function failing(tx, reject) {
   tx.onabort = () => reject(tx.error ?? new Error("the transaction was aborted"));
 }
@@ -33,10 +33,10 @@ const committed = (tx, then) =>
 export const begin = (db, name, mode) => db.transaction(name, mode, { durability: "relaxed" });
 
 /**
- * Commands in one transaction, each on the record of its key, one after the other; they are numbered from `first`
- * on. Rust hears the record (`undefined`: there is none; `null`: it is empty) and the note that it has asked for
- * (`null`: there is none; `undefined`: it was not asked for). It answers with one key, whose note it has to see first,
- * or with keys and what to write there; nothing, to delete.
+ * Commands in one transaction, each on the record of its key, one after the other; they are numbered from
+ * `first` on. Rust hears the record (`undefined`: there is none; `null`: it is empty) and the note that it
+ * has asked for (`null`: there is none; `undefined`: it was not asked for). It answers with one key, whose
+ * note it has to see first, or with keys and what to write there; nothing, to delete.
  */
 export function transact(tx, name, keys, first, hears) {
   const store = tx.objectStore(name);
@@ -60,7 +60,9 @@ export function transact(tx, name, keys, first, hears) {
       else request.onsuccess = request.onerror = told;
     };
     const next = (place) => {
-      if (place < keys.length) return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
+      if (place < keys.length) {
+        return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
+      }
       // Who has written nothing lets go of the transaction.
       return resolve(written && committed(tx, () => {}));
     };
@@ -85,8 +87,8 @@ export function transact(tx, name, keys, first, hears) {
 }
 
 /**
- * Notes, put blindly (`notes`: their keys and values); in the end Rust hears the records as they were before. All of
- * it is sent at once: nothing is left open if the page stops now.
+ * Notes, put blindly (`notes`: their keys and values); in the end Rust hears the records as they were before.
+ * All of it is sent at once: nothing is left open if the page stops now.
  */
 export function renew(tx, name, keys, notes, first, hears) {
   const store = tx.objectStore(name);
@@ -99,8 +101,8 @@ export function renew(tx, name, keys, notes, first, hears) {
 }
 
 /**
- * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at most. All
- * records are asked for at once, and so are the notes.
+ * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at
+ * most. All records are asked for at once, and so are the notes.
  */
 export function peek(tx, name, keys, first, hears) {
   const store = tx.objectStore(name);
@@ -128,7 +130,7 @@ export function all(db, name) {
   return Promise.all([answer(store.getAllKeys()), answer(store.getAll())]);
 }
 
-/** What a store says of itself: 2 of one that is marked; 1 of one of the same shape, which others have, too. */
+/** What a store looks like: 2 if it is marked, 1 if it has the shape of ours, which others have, too. */
 export const look = (store, mark) =>
   store.keyPath === null && !store.autoIncrement ? 1 + store.indexNames.contains(mark) : 0;
 
@@ -159,8 +161,8 @@ function requestOpen(name, version) {
 }
 
 /**
- * Opens a database, creating what is missing; resolves with nothing if it is somebody else's. Rejects with what was
- * thrown, or told by an event, and whether it was thrown.
+ * Opens a database, creating what is missing; resolves with nothing if it is somebody else's. Rejects with
+ * what was thrown, or told by an event, and whether it was thrown.
  */
 export async function open(name, store, mark, hears) {
   // No version is asked for: an older copy of this package must still open what a newer one made.
@@ -196,7 +198,10 @@ export function watch(db, hears) {
   db.onclose = () => hears(SEVERED, db);
 }
 
-/** The same, of a connection of the application's. Whether that closes it or not: it may have been told first. */
+/**
+ * Tells when an application's own connection is wanted closed, or was closed. The application may have
+ * been told first, so whether it closes the connection does not matter.
+ */
 export function attend(db, hears) {
   for (const event of ["versionchange", "close"]) db.addEventListener(event, () => hears(CLOSING));
 }
@@ -208,8 +213,9 @@ export function close(db) {
 }
 
 /**
- * The check at the head of a transaction of the application's. Rust hears what is found, by that number, and answers
- * whether that will do, or what to write if so; and then a reason and `true`, when the transaction is over.
+ * The check at the head of a transaction of the application's. Rust hears what is found, by that number, and
+ * answers whether that will do, or what to write if so; and then a reason and `true`, when the transaction is
+ * over.
  */
 export function fence(tx, name, key, number, hears) {
   const store = tx.objectStore(name);
@@ -245,8 +251,8 @@ export function fence(tx, name, key, number, hears) {
     Reflect.deleteProperty(tx, "commit");
     hears(number, tx.error ?? new DOMException("the transaction was aborted", "AbortError"), true);
   };
-  // Listeners, since the handlers are the application's; capturing, so that they are called first. The application
-  // may release the lease when it hears that the transaction is over.
+  // Listeners, since the handlers are the application's; capturing, so that they are called first. The
+  // application may release the lease when it hears that the transaction is over.
   for (const event of ["complete", "abort"]) tx.addEventListener(event, over, true);
   const asked = () => {
     commits = true;

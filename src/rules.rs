@@ -17,7 +17,7 @@
 //! | take | another, with a [`Proof`] that holds | held | held, token grown |
 //! | take | another | held | waiting; joins the queue if it asked to |
 //! | claim | the receiver of a delegation | held by the delegator | held, token one higher |
-//! | claim | the same, once the record has caught up | held by itself | held, count grown |
+//! | claim | the receiver, once the record has caught up | held by itself | held, count grown |
 //! | claim | anybody else | anything | refused, and out of the queue |
 //! | renew | its holder, of that token | held | held, count grown |
 //! | renew | anybody else | anything | refused, nothing changes |
@@ -49,7 +49,7 @@
 //!
 //! A store whose transactions a stopped page can leave open may keep what a requester says *blindly*
 //! beside the record, in a [`Note`] of that requester alone: nothing has to be read first, so nothing
-//! is left half-done, and nobody else's word is overwritten. [`apply_noted`] sees both as one record.
+//! is left half-done, and no other requester's word is overwritten. [`apply_noted`] sees both as one record.
 
 mod wire;
 
@@ -272,7 +272,7 @@ pub enum Note {
         /// See [`Record::beacon`].
         beacon: bool,
     },
-    /// A [`Command::Quit`] of somebody who was about to be stopped.
+    /// A [`Command::Quit`] of a tab that was about to be stopped.
     Ended,
 }
 
@@ -317,7 +317,7 @@ pub struct Take {
     pub at: u64,
     /// Whether the tab holds its beacon.
     pub beacon: bool,
-    /// Whether to wait in the queue if somebody else has it.
+    /// Whether to wait in the queue if another requester holds.
     pub join: bool,
     /// Why it may be taken over.
     pub proof: Proof,
@@ -384,7 +384,7 @@ pub enum Command {
 pub enum Outcome {
     /// Yours. The lease runs from before the command was sent.
     Held(Held),
-    /// Somebody else's, as far as the record says.
+    /// Another requester holds, as far as the record says.
     Waiting(Waiting),
     /// The renewed lease is not (any longer) yours. Nothing was changed.
     Refused,
@@ -419,7 +419,7 @@ pub struct Held {
     pub head: Option<Waiter>,
 }
 
-/// The lease is somebody else's.
+/// Another requester holds the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Waiting {
     /// What to watch.
@@ -451,8 +451,8 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
     (next.filter(|next| record != Some(next)), outcome)
 }
 
-/// What a take is answered that need not be applied: it would change nothing but its own stamp. So a store
-/// can answer it by a look. Nothing, if it has to be applied.
+/// The answer to a take that need not be applied, because it would change nothing but its own stamp. So a
+/// store can answer it by reading. `None` for a take that has to be applied.
 #[must_use]
 pub fn look(record: &Record, command: &Command) -> Option<Outcome> {
     unchanged(record, command, apply(Some(record), command))
@@ -481,8 +481,8 @@ pub fn unchanged(
 }
 
 /// Whose [`Note`], if anybody's, has to be read before that command is applied to that record: the
-/// holder's, if the command may judge it by what it has done lately. The first look of somebody who
-/// joins the queue does not; whatever it saw is looked at again before anything comes of it.
+/// holder's, if the command may judge it by what it has done lately. The first take of a waiter
+/// that joins the queue does not: what it saw is looked at again before anything comes of it.
 #[must_use]
 pub fn note_of<'r>(record: &'r Record, command: &Command) -> Option<&'r Requester> {
     let holder = record.holder.as_ref()?;

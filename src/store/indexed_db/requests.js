@@ -63,12 +63,12 @@ export function transact(tx, name, keys, first, hears) {
       if (place < keys.length) {
         return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
       }
-      // Who has written nothing lets go of the transaction.
+      // A transaction that has written nothing is let go of.
       return resolve(written && committed(tx, () => {}));
     };
     const look = (place, found) => {
       if (found !== undefined) return step(place, found);
-      // Nothing there, or nothing that somebody put there.
+      // There is no such key, or `undefined` was stored.
       return when(store.getKey(keys[place]), (key) => step(place, key === undefined ? key : null));
     };
     const step = (place, found, note) => {
@@ -134,7 +134,7 @@ export function all(db, name) {
 export const look = (store, mark) =>
   store.keyPath === null && !store.autoIncrement ? 1 + store.indexNames.contains(mark) : 0;
 
-/** Whether that store is one of leases: by its mark, else by everything that is in it. */
+/** Whether that store is one of leases: by its mark, or by everything that is in it. */
 export async function isOurs(db, name, mark, hears) {
   const store = begin(db, name, "readonly").objectStore(name);
   const seen = look(store, mark);
@@ -161,7 +161,7 @@ function requestOpen(name, version) {
 }
 
 /**
- * Opens a database, creating what is missing; resolves with nothing if it is somebody else's. Rejects with
+ * Opens a database, creating what is missing; resolves with nothing if it is not ours. Rejects with
  * what was thrown, or told by an event, and whether it was thrown.
  */
 export async function open(name, store, mark, hears) {

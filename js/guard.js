@@ -68,8 +68,8 @@ const guard = (run, called) => (/** @type {unknown[]} */ ...args) => {
 };
 
 /**
- * The exports of the wasm, guarded. The built glue calls this, and names those that cannot fail, and those that
- * the browser calls (see scripts/glue.mjs).
+ * The exports of the wasm, guarded. The built glue calls this, and names those that cannot fail, and those
+ * that the browser calls (see scripts/glue.mjs).
  * @param {object} exports @param {string[]} unfailing @param {string[]} called
  */
 export const guarded = (exports, unfailing, called) =>

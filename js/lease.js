@@ -100,7 +100,9 @@ export class Held {
     if (!this.released) {
       this.forget();
       // It does not fail: a lease that cannot be released any more expires.
-      const released = () => new Promise((/** @type {(value: void) => void} */ resolve) => this.raw.release(resolve));
+      /** @param {(value: void) => void} resolve */
+      const release = (resolve) => this.raw.release(resolve);
+      const released = () => new Promise(release);
       this.released = bounded(released).catch(() => {});
     }
     return this.released;

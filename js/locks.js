@@ -83,7 +83,7 @@ async function ask([open, lockOf, storeTimeoutMs], name, { timeout, signal, scop
   } catch (error) {
     lock.leave(call);
     // A lease that comes too late is given back.
-    asked.then((held) => held.release()).catch(() => {});
+    asked.then((held) => held.release(() => {})).catch(() => {});
     throw error;
   } finally {
     if (scope === "request") lock.free();

@@ -40,7 +40,12 @@ function intoReadme(content) {
 
 script(async () => {
   const { values: flags } = parseArgs({
-    options: { quick: { type: "boolean" }, rounds: { type: "string" }, "no-build": { type: "boolean" }, before: { type: "string" } },
+    options: {
+      quick: { type: "boolean" },
+      rounds: { type: "string" },
+      "no-build": { type: "boolean" },
+      before: { type: "string" },
+    },
   });
   const { quick } = flags;
   const wanted = flags.rounds === undefined ? {} : { rounds: Number(flags.rounds) };
@@ -75,7 +80,9 @@ script(async () => {
     plan,
     summary: summarise(measured),
   };
-  console.log(`\n${readmeTable(run)}\n\n${targetTable(run.summary.targets)}\n\n${manyTable(run.summary)}\n\n${beforeTable(run.summary)}\n`);
+  const { summary } = run;
+  const tables = [readmeTable(run), targetTable(summary.targets), manyTable(summary), beforeTable(summary)];
+  console.log(`\n${tables.join("\n\n")}\n`);
   const met = run.summary.targets.filter(({ met }) => met).length;
   console.log(`${met} of ${run.summary.targets.length} targets met`);
   if (quick) return;

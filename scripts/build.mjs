@@ -20,8 +20,8 @@ const folders = (folder) => (existsSync(folder) ? readdirSync(folder).map((name)
  * (Cargo.toml says so), it is linked without link-time optimisation, and weighs 7 kB more (brotli).
  */
 async function compile() {
-  const about = await must("cargo", ["metadata", "--no-deps", "--format-version=1"], { quiet: "stdout" });
-  const { target_directory } = JSON.parse(about);
+  const metadata = ["metadata", "--no-deps", "--format-version=1"];
+  const { target_directory } = JSON.parse(await must("cargo", metadata, { quiet: "stdout" }));
   // A folder of its own: the other kind of library would be of the same name.
   const target = join(target_directory, "npm");
   const map = join(target, "tab_lease.map");
@@ -33,8 +33,8 @@ async function compile() {
   await must(
     "cargo",
     [
-      ..."rustc --lib --release --target wasm32-unknown-unknown --features npm --crate-type cdylib".split(" "),
-      ...["--target-dir", target, "--", "-C", `link-arg=-Map=${map}`],
+      ..."rustc --lib --release --target wasm32-unknown-unknown --features npm".split(" "),
+      ...["--crate-type", "cdylib", "--target-dir", target, "--", "-C", `link-arg=-Map=${map}`],
     ],
     { extraEnv: { RUSTFLAGS } },
   );

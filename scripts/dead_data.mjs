@@ -10,10 +10,7 @@ import { sections, segments } from "./wasm_sections.mjs";
 /** A reference may be computed from an address a little before what it is to: `table[n - 1]`. */
 const MARGIN = 8;
 
-/**
- * What the linker put where: a line is an address, an offset in the file, a length and a name, in
- * hexadecimal.
- */
+/** What the linker put where. A line is an address, an offset, a length (all in hexadecimal), a name. */
 function chunksOf(map) {
   const text = readFileSync(map, "utf8");
   const data = text.slice(text.search(/^.* DATA$/m));

@@ -58,8 +58,8 @@ export function renamed(glue, { imports, exports }) {
   const modules = from.map((module, place) => `import * as other${place} from ${JSON.stringify(module)};\n`);
   const taken = others.map(([module, name, by]) => `${by}: other${from.indexOf(module)}.${name}`);
   const lines = taken.map((line) => `        ${line},\n`).join("");
-  const modulesOf = /^ {8}"\.\/tab_lease_bg\.js": import0,\n( {8}".*": import\d+,\n)*/m;
-  const called = replaced(glue, modulesOf, `${MODULE}: import0,\n`)
+  const named = /^ {8}"\.\/tab_lease_bg\.js": import0,\n( {8}".*": import\d+,\n)*/m;
+  const called = replaced(glue, named, `${MODULE}: import0,\n`)
     .replace(/^import \* as import\d+ from .*\n/gm, "")
     .replace(/^ {4}const import0 = \{\n/m, (start) => start + lines)
     .replace(/^( {8})(__wb\w+)(?=: function)/gm, to(functions))

@@ -86,7 +86,7 @@ const STAGES = {
     await check("cargo", [...clippy, "--", "-D", "warnings"]);
     const wasm = ["--target", "wasm32-unknown-unknown", "--features", "npm"];
     await check("cargo", [...clippy, ...wasm, "--", "-D", "warnings"]);
-    await check("oxlint", ["js", "scripts", "tests"]);
+    await check("oxlint", ["js", "src", "scripts", "tests"]);
     await check("tsc", ["-p", "."]);
     await nodeTests("tests/tidy");
   },

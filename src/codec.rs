@@ -1,15 +1,11 @@
-//! The bytes of records, notes and messages: those of the [postcard] format, by which all tabs and versions
-//! so far have written them. Numbers take seven bits a byte, lowest first; texts and lists begin with their
-//! length; what may be missing, and what is one of several, begins with its number.
+//! What the bytes of records, notes and messages are made of: the [postcard] format, by which all tabs and
+//! versions so far have written them. Numbers take seven bits a byte, lowest first. Texts and lists begin
+//! with their length. What may be missing, and what is one of several, begins with its number.
 //!
-//! Written by hand because this is a fifth of what a general one weighs in a visitor's download.
+//! Written by hand because a general codec weighs five times as much in a visitor's download.
 //! `tests/codec.rs` compares the two, byte for byte and error for error.
 //!
 //! [postcard]: https://postcard.jamesmunns.com
-
-use crate::message::Message;
-use crate::participant::{Grant, Want};
-use crate::rules::{Last, Mode, Note, Record, Requester, Waiter};
 
 /// Reads on after a mistake, and says in the end that there was one: until then it gives zeros and nothing.
 #[derive(Default)]
@@ -19,6 +15,11 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// What was read is a mistake, unless this holds.
+    pub(crate) fn expect(&mut self, holds: bool) {
+        self.broken |= !holds;
+    }
+
     fn byte(&mut self) -> u8 {
         match self.bytes {
             [byte, rest @ ..] => {
@@ -97,7 +98,7 @@ fn decoded<'a, T>(
 }
 
 #[inline(never)]
-fn put_number(mut number: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -194,117 +195,6 @@ impl<T: Wire> Wire for Vec<T> {
     }
 }
 
-/// Of a structure: the fields, all of them, in the order in which they are declared.
-macro_rules! wire {
-    ($($of:ident { $($field:ident),* $(,)? })*) => {$(
-        impl Wire for $of {
-            fn put(&self, out: &mut Vec<u8>) {
-                let Self { $($field),* } = self;
-                $($field.put(out);)*
-            }
-
-            fn take(from: &mut Reader<'_>) -> Self {
-                Self { $($field: Wire::take(from)),* }
-            }
-        }
-    )*};
-}
-
-wire! {
-    Requester { tab, request }
-    Waiter { who, mode, len, at, beacon, since }
-    Last { tab, token }
-    Record { format, epoch, token, count, holder, mode, beacon, len, since, queue, last }
-    Grant { epoch, from, to, token, until, vouched, granted }
-    Want { epoch, token, who, len, at, queued }
-}
-
-impl Wire for Mode {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Exclusive => put_number(0, out),
-        }
-    }
-
-    fn take(from: &mut Reader<'_>) -> Self {
-        from.broken |= u32::take(from) != 0;
-        Self::Exclusive
-    }
-}
-
-impl Wire for Note {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Renewed {
-                token,
-                count,
-                len,
-                beacon,
-            } => {
-                put_number(0, out);
-                token.put(out);
-                count.put(out);
-                len.put(out);
-                beacon.put(out);
-            }
-            Self::Ended => put_number(1, out),
-        }
-    }
-
-    fn take(from: &mut Reader<'_>) -> Self {
-        let kind = u32::take(from);
-        if kind == 0 {
-            return Self::Renewed {
-                token: Wire::take(from),
-                count: Wire::take(from),
-                len: Wire::take(from),
-                beacon: Wire::take(from),
-            };
-        }
-        from.broken |= kind != 1;
-        Self::Ended
-    }
-}
-
-impl Wire for Message {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Grant(grant) => {
-                put_number(0, out);
-                grant.put(out);
-            }
-            Self::Want(want) => {
-                put_number(1, out);
-                want.put(out);
-            }
-            Self::Gone(who) => {
-                put_number(2, out);
-                who.put(out);
-            }
-            Self::Reply { to, free } => {
-                put_number(3, out);
-                to.put(out);
-                free.put(out);
-            }
-        }
-    }
-
-    fn take(from: &mut Reader<'_>) -> Self {
-        match u32::take(from) {
-            0 => Self::Grant(Wire::take(from)),
-            1 => Self::Want(Wire::take(from)),
-            3 => Self::Reply {
-                to: Wire::take(from),
-                free: Wire::take(from),
-            },
-            kind => {
-                from.broken |= kind != 2;
-                Self::Gone(Wire::take(from))
-            }
-        }
-    }
-}
-
 impl<A: Wire, B: Wire> Wire for (A, B) {
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);
@@ -315,3 +205,21 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
         (A::take(from), B::take(from))
     }
 }
+
+/// Of a structure: the fields, all of them, in the order in which they are declared.
+macro_rules! wire {
+    ($($of:ident { $($field:ident),* $(,)? })*) => {$(
+        impl $crate::codec::Wire for $of {
+            fn put(&self, out: &mut Vec<u8>) {
+                let Self { $($field),* } = self;
+                $($crate::codec::Wire::put($field, out);)*
+            }
+
+            fn take(from: &mut $crate::codec::Reader<'_>) -> Self {
+                Self { $($field: $crate::codec::Wire::take(from)),* }
+            }
+        }
+    )*};
+}
+
+pub(crate) use wire;

@@ -22,9 +22,10 @@ pub const IDLE_LEASE_MS: u32 = 20_000;
 /// busy machine. Renewed three times within that time.
 pub const HIDDEN_LEASE_MS: u32 = 10_000;
 
-/// How many requests of one tab stand in the queue of one name at most: calls that share no lease, and are not
-/// answered at once. Further ones wait in the tab, and move up in the order in which they came. Enough for the
-/// tab to have its next request in the queue while one holds; few, since every command carries the whole queue.
+/// How many requests of one tab stand in the queue of one name at most: calls that share no lease, and are
+/// not answered at once. Further ones wait in the tab, and move up in the order in which they came. Enough
+/// for the tab to have its next request in the queue while one holds; few, since every command carries the
+/// whole queue.
 pub const PLACES: usize = 8;
 
 /// How long a waiter pauses before it asks for the second time, in ms. Doubles from there.

@@ -6,9 +6,9 @@
 //! # The contract
 //!
 //! **Every action is performed, in order, before the next event is handled, and never under the mutex.**
-//! Whatever is done may so come back as an event: whoever comes in while somebody is [at it](Core::at_it),
-//! further up the stack or on another thread, leaves the event to that one. What is fed is handled by the
-//! time that the outermost [`Driver::run`] returns.
+//! An action may come back as an event. A caller that comes in while the driver is [at it](Core::at_it),
+//! further up the stack or on another thread, only queues its event. What is fed is handled by the time that
+//! the outermost [`Driver::run`] returns.
 //!
 //! A lease that has run out is told before anything else is heard; what has been heard comes before other
 //! timers.
@@ -16,7 +16,8 @@
 //! # Places
 //!
 //! Of one key, a tab has a bounded number of requests in the queue: [`places`] says what that means, and who
-//! moves up. Here it is counted: over all lock objects of a key, from what their contenders say of themselves.
+//! moves up. Here it is counted: over all lock objects of a key, from what their contenders say of
+//! themselves.
 
 mod calls;
 mod sending;
@@ -80,7 +81,7 @@ struct Core<E> {
     outbox: Vec<Parcel>,
     /// How commands failed, until those who sent them are told.
     failed: Vec<sending::Failure<E>>,
-    /// Somebody performs actions.
+    /// Actions are being performed, further up the stack or on another thread.
     at_it: bool,
     /// Renewals have been sent just now: others that are due soon go with them.
     beats: bool,
@@ -208,7 +209,7 @@ impl<S: BackingStore> Driver<S> {
 
     /// Handles what has happened, and whatever is due. The only way in.
     fn run(&self) {
-        // Somebody up the stack, or on another thread, is at it, and does this too.
+        // The driver is at it already, up the stack or on another thread, and does this too.
         if std::mem::replace(&mut self.core().at_it, true) {
             return;
         }
@@ -227,7 +228,7 @@ impl<S: BackingStore> Driver<S> {
         self.run();
     }
 
-    /// The same has happened to all lock objects.
+    /// Hands an event to all lock objects.
     fn tell_all(&self, event: &dyn Fn() -> Event) {
         {
             let core = &mut *self.core();
@@ -362,7 +363,7 @@ impl<S: BackingStore> Driver<S> {
         drop(before);
     }
 
-    /// Tells the guards of a lease, and whoever waits for its release, how it stands.
+    /// Tells the guards of a lease, and its releases, how it stands.
     fn stand(&self, object: ObjectId, lease: LeaseId, standing: guard::Standing) {
         let lease = {
             let mut core = self.core();
@@ -419,8 +420,8 @@ impl<S: BackingStore> Driver<S> {
         Some(lease)
     }
 
-    /// Until the store is closed by somebody else: then all leases are lost, all requests are forgotten, and what
-    /// is sent next is watched over anew. From the first take on: what that is answered may be about a
+    /// Until the store is closed from outside: then all leases are lost, all requests are forgotten, and
+    /// what is sent next is watched over anew. From the first take on: what that is answered may be about a
     /// database that is gone by then.
     fn watch_closing(&self) {
         if self.core().closing.is_some() {
@@ -501,9 +502,9 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Tells of a lease that ran out while nothing of this page ran, before anything else of it runs again:
-    /// the timer would wait its turn behind the page's own. Set behind whoever was told just now; if that one
-    /// hangs at once, the alarm still comes before the next task.
+    /// Tells of a lease that expired while nothing of this page ran, before anything else of the page runs
+    /// again: the timer would wait its turn behind the page's own. Set after the callers that were told just
+    /// now have run. If one of them hangs at once, the alarm still comes before the next task.
     fn set_alarm(&self, spawner: &Spawner, end: Now) {
         let (this, clock) = (self.this.clone(), self.clock);
         platform::behind(spawner, move || {
@@ -542,7 +543,7 @@ impl<E> Core<E> {
         places::may_queue(PLACES, me.standing, others.map(|other| other.standing))
     }
 
-    /// A place of the same key may have become free: whoever moves up is told.
+    /// A place of the same key may have become free: the lock object that moves up is told.
     fn move_up(&mut self, place: usize) {
         let key = &self.objects[place].key;
         let of_key = self.objects.iter();
@@ -554,8 +555,8 @@ impl<E> Core<E> {
         }
     }
 
-    /// When what is due then is done: a renewal not while others are on their way, for as long as that does not
-    /// matter. Those that become due meanwhile go together, in one transaction and not in one each.
+    /// When what is due then is done: a renewal not while others are on their way, for as long as that does
+    /// not matter. Those that become due meanwhile go together, in one transaction and not in one each.
     fn patiently(&self, (at, timer): (Now, Timer)) -> Now {
         if timer == Timer::Beat && self.renewing > 0 {
             at + PATIENCE

@@ -82,8 +82,8 @@ impl RawLocks {
         }
     }
 
-    /// The same, over an open connection of the application's. It has the lease store: that was checked.
-    /// Unless it is `vetted`, it is looked into before the first command.
+    /// These locks over an open connection of the application's. The connection has the lease store: that was
+    /// checked. Unless the store is `vetted`, its content is read before the first command.
     pub fn over(self, db: IdbDatabase, vetted: bool) -> RawLocks {
         let store = self.store.connected(db, vetted);
         Self { store, ..self }

@@ -121,7 +121,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         }))
     }
 
-    /// The same lock, over a driver with other surroundings.
+    /// This lock, over a driver with other surroundings.
     fn surrounded(self, change: impl FnOnce(&mut Surroundings)) -> Self {
         let Handle {
             driver,
@@ -166,7 +166,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
     }
 
     /// A lock object of its own for the same key, holder and settings: it shares no lease with this
-    /// one, but contends with it as with anybody else, first in, first out.
+    /// one, but contends with it as with any other tab's, first in, first out.
     ///
     /// # Example
     ///

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, Wire};
+use crate::codec::{self, Reader, Wire, put_number, wire};
 use crate::participant::{Grant, Want};
 use crate::rules::Requester;
 
@@ -61,6 +61,50 @@ impl Message {
             Self::Grant(grant) => Some(&grant.to.tab),
             Self::Reply { to, .. } => Some(&to.tab),
             Self::Want(_) | Self::Gone(_) => None,
+        }
+    }
+}
+
+wire! {
+    Grant { epoch, from, to, token, until, vouched, granted }
+    Want { epoch, token, who, len, at, queued }
+}
+
+impl Wire for Message {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Grant(grant) => {
+                put_number(0, out);
+                grant.put(out);
+            }
+            Self::Want(want) => {
+                put_number(1, out);
+                want.put(out);
+            }
+            Self::Gone(who) => {
+                put_number(2, out);
+                who.put(out);
+            }
+            Self::Reply { to, free } => {
+                put_number(3, out);
+                to.put(out);
+                free.put(out);
+            }
+        }
+    }
+
+    fn take(from: &mut Reader<'_>) -> Self {
+        match u32::take(from) {
+            0 => Self::Grant(Wire::take(from)),
+            1 => Self::Want(Wire::take(from)),
+            3 => Self::Reply {
+                to: Wire::take(from),
+                free: Wire::take(from),
+            },
+            kind => {
+                from.expect(kind == 2);
+                Self::Gone(Wire::take(from))
+            }
         }
     }
 }

@@ -16,8 +16,8 @@
 //! | take | its holder | held | held, count grown |
 //! | take | another, with a [`Proof`] that holds | held | held, token grown |
 //! | take | another | held | waiting; joins the queue if it asked to |
-//! | claim | whoever the holder delegated the lease to, by message | held by the delegator | held, token one higher |
-//! | claim | the same, once the record has caught up | held by itself | held, count grown |
+//! | claim | the receiver of a delegation | held by the delegator | held, token one higher |
+//! | claim | the receiver, once the record has caught up | held by itself | held, count grown |
 //! | claim | anybody else | anything | refused, and out of the queue |
 //! | renew | its holder, of that token | held | held, count grown |
 //! | renew | anybody else | anything | refused, nothing changes |
@@ -29,16 +29,16 @@
 //! A transaction of the application's that is to be part of a lease asks [`fence`] first, in a store
 //! that keeps leases and data in one database: nothing of it is committed unless the lease is current.
 //!
-//! The queue is first in, first out. Whoever is granted the lock there learns of it by a message
-//! or by its next take, which the record answers "yours"; until then nobody renews, so a head of the
-//! queue that is gone costs the others the length of one lease, or its beacon's word.
+//! The queue is first in, first out. A waiter that is granted the lock learns of it by a message, or by
+//! its next take, which is answered [`Outcome::Held`]. Until then nobody renews. So a head of the queue
+//! that is gone costs the others the length of one lease, or its beacon's word.
 //!
 //! # Numbers
 //!
-//! Every grant that is made inside a transaction adds at least two to the token. The number between belongs to
-//! the holder alone: it may *delegate* the lease under it, by a message that no store has seen yet.
-//! The claim and the pass write that down, in either order, and whatever is lost of the three, no
-//! number is used twice.
+//! Every grant that is made inside a transaction adds at least two to the token. The number between belongs
+//! to the holder alone: it may *delegate* the lease under it, by a message that no store has seen yet. The
+//! claim and the pass write that down, in either order, and whatever is lost of the three, no number is used
+//! twice.
 //!
 //! Expiry is judged by **observation**: a waiter that has seen one [`Sighting`] (epoch, token,
 //! count) for the record's whole lease length on its own monotonic clock says so, and the rule checks
@@ -49,7 +49,9 @@
 //!
 //! A store whose transactions a stopped page can leave open may keep what a requester says *blindly*
 //! beside the record, in a [`Note`] of that requester alone: nothing has to be read first, so nothing
-//! is left half-done, and nobody else's word is overwritten. [`apply_noted`] sees both as one record.
+//! is left half-done, and no other requester's word is overwritten. [`apply_noted`] sees both as one record.
+
+mod wire;
 
 use serde::{Deserialize, Serialize};
 
@@ -270,7 +272,7 @@ pub enum Note {
         /// See [`Record::beacon`].
         beacon: bool,
     },
-    /// A [`Command::Quit`] of somebody who was about to be stopped.
+    /// A [`Command::Quit`] of a tab that was about to be stopped.
     Ended,
 }
 
@@ -315,7 +317,7 @@ pub struct Take {
     pub at: u64,
     /// Whether the tab holds its beacon.
     pub beacon: bool,
-    /// Whether to wait in the queue if somebody else has it.
+    /// Whether to wait in the queue if another requester holds.
     pub join: bool,
     /// Why it may be taken over.
     pub proof: Proof,
@@ -382,7 +384,7 @@ pub enum Command {
 pub enum Outcome {
     /// Yours. The lease runs from before the command was sent.
     Held(Held),
-    /// Somebody else's, as far as the record says.
+    /// Another requester holds, as far as the record says.
     Waiting(Waiting),
     /// The renewed lease is not (any longer) yours. Nothing was changed.
     Refused,
@@ -417,7 +419,7 @@ pub struct Held {
     pub head: Option<Waiter>,
 }
 
-/// The lease is somebody else's.
+/// Another requester holds the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Waiting {
     /// What to watch.
@@ -449,8 +451,8 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
     (next.filter(|next| record != Some(next)), outcome)
 }
 
-/// What a take is answered that need not be applied: it would change nothing but its own stamp. So a store can
-/// answer it by a look. Nothing, if it has to be applied.
+/// The answer to a take that need not be applied, because it would change nothing but its own stamp. So a
+/// store can answer it by reading. `None` for a take that has to be applied.
 #[must_use]
 pub fn look(record: &Record, command: &Command) -> Option<Outcome> {
     unchanged(record, command, apply(Some(record), command))
@@ -479,8 +481,8 @@ pub fn unchanged(
 }
 
 /// Whose [`Note`], if anybody's, has to be read before that command is applied to that record: the
-/// holder's, if the command may judge it by what it has done lately. The first look of somebody who
-/// joins the queue does not; whatever it saw is looked at again before anything comes of it.
+/// holder's, if the command may judge it by what it has done lately. The first take of a waiter
+/// that joins the queue does not: what it saw is looked at again before anything comes of it.
 #[must_use]
 pub fn note_of<'r>(record: &'r Record, command: &Command) -> Option<&'r Requester> {
     let holder = record.holder.as_ref()?;
@@ -588,29 +590,8 @@ pub fn fence(record: Option<&Record>, lease: &Fence) -> Fenced {
 }
 
 fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
-    let asker = Waiter {
-        who: take.who.clone(),
-        mode: take.mode,
-        len: take.len,
-        at: take.at,
-        beacon: take.beacon,
-        since: take.wall,
-    };
     let Some(record) = record else {
-        let fresh = record.insert(Record {
-            format: FORMAT,
-            epoch: take.fresh.epoch,
-            token: take.fresh.token,
-            count: 0,
-            holder: Some(asker.who),
-            mode: asker.mode,
-            beacon: asker.beacon,
-            len: asker.len,
-            since: take.wall,
-            queue: Vec::new(),
-            last: None,
-        });
-        return held(fresh);
+        return held(record.insert(first(take)));
     };
     let seen = record.sighting();
     // Those who wait go first, so that none of them is granted what the holder gives up.
@@ -618,14 +599,14 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     record.queue.retain(|w| !ended(&w.who));
     let granted = record.holder.as_ref().is_some_and(ended) && leave(record, 2).is_some();
     let Some(holder) = record.holder.clone() else {
-        seat(record, asker, 2);
+        seat(record, asker(take), 2);
         keep_up(record, take);
         record.since = take.wall;
         return held(record);
     };
     if holder == take.who {
         if record.count == 0 {
-            // Perhaps the first word of somebody who was granted the lock out of the queue.
+            // Perhaps the first word of a waiter that was granted the lock out of the queue.
             record.since = take.wall;
         }
         // Never shorter: it may believe in a longer lease already, if this take is late.
@@ -634,57 +615,105 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     }
     let place = record.queue.iter().position(|w| w.who == take.who);
     let ahead = place.unwrap_or(record.queue.len());
-    let step = match &take.proof {
-        // What was seen must still stand, now that the ended ones are out.
-        Proof::Unchanged(sighting) if *sighting == seen && !granted => 2,
-        Proof::Delegated { token, from }
-            if (*token, from) == (record.token, &holder) && ahead == 0 =>
-        {
-            1
-        }
-        Proof::Dead(tabs)
-            if tabs.contains(&holder.tab)
-                && record.queue[..ahead]
-                    .iter()
-                    .all(|w| tabs.contains(&w.who.tab)) =>
-        {
-            record.queue.drain(..ahead);
-            2
-        }
-        _ => {
-            match place.map(|place| &mut record.queue[place]) {
-                Some(me)
-                    if me.len < take.len
-                        || me.at.saturating_add(u64::from(me.len) * 250) <= take.at =>
-                {
-                    me.at = take.at;
-                    // Never shorter: a holder that has read it may delegate for as long.
-                    me.len = me.len.max(take.len);
-                    me.beacon = take.beacon;
-                }
-                None if take.join => record.queue.push(asker),
-                _ => {}
-            }
-            let before = record.queue[..ahead].iter();
-            let before = before.map(|w| (w.who.tab.clone(), w.beacon));
-            return Outcome::Waiting(Waiting {
-                sighting: record.sighting(),
-                len: record.len,
-                before: std::iter::once((holder.tab.clone(), record.beacon))
-                    .chain(before)
-                    .collect(),
-                holder,
-                queued: place.is_some() || take.join,
-            });
-        }
+    // What was seen must still stand, now that the ended ones are out.
+    let seen = Some(seen).filter(|_| !granted);
+    let Some(step) = step_by_proof(record, &take.proof, &holder, seen, ahead) else {
+        return wait(record, take, holder, place);
     };
+    if let Proof::Dead(_) = take.proof {
+        record.queue.drain(..ahead);
+    }
     dismiss(record);
     record.queue.retain(|w| w.who != take.who);
-    seat(record, asker, step);
+    seat(record, asker(take), step);
     record.since = take.wall;
     // A delegated lease has been running since before: observers begin anew all the same.
     record.count = 2 - step;
     held(record)
+}
+
+fn asker(take: &Take) -> Waiter {
+    Waiter {
+        who: take.who.clone(),
+        mode: take.mode,
+        len: take.len,
+        at: take.at,
+        beacon: take.beacon,
+        since: take.wall,
+    }
+}
+
+/// A record that begins with that take.
+fn first(take: &Take) -> Record {
+    Record {
+        format: FORMAT,
+        epoch: take.fresh.epoch,
+        token: take.fresh.token,
+        count: 0,
+        holder: Some(take.who.clone()),
+        mode: take.mode,
+        beacon: take.beacon,
+        len: take.len,
+        since: take.wall,
+        queue: Vec::new(),
+        last: None,
+    }
+}
+
+/// By how much the token grows, if that proof stands against the holder and those `ahead` in the queue.
+/// Nothing, if it does not.
+fn step_by_proof(
+    record: &Record,
+    proof: &Proof,
+    holder: &Requester,
+    seen: Option<Sighting>,
+    ahead: usize,
+) -> Option<u64> {
+    match proof {
+        Proof::None => None,
+        Proof::Unchanged(sighting) => (seen == Some(*sighting)).then_some(2),
+        Proof::Delegated { token, from } => {
+            let stands = (*token, from) == (record.token, holder) && ahead == 0;
+            stands.then_some(1)
+        }
+        Proof::Dead(tabs) => {
+            let is_dead = |who: &Requester| tabs.contains(&who.tab);
+            let mut before = record.queue[..ahead].iter();
+            (is_dead(holder) && before.all(|w| is_dead(&w.who))).then_some(2)
+        }
+    }
+}
+
+/// How old a waiter's stamp becomes before a take renews it: a quarter of its lease, in µs for each ms of
+/// that. The holder counts a hand-over from the stamp, so an older one would leave less of the lease to
+/// the waiter. A younger one is left, so that the take changes nothing.
+const STAMP_AGE_US: u64 = 250;
+
+/// The asker waits. It joins the queue if it asked to, or says anew what it said when it joined.
+fn wait(record: &mut Record, take: &Take, holder: Requester, place: Option<usize>) -> Outcome {
+    let ahead = place.unwrap_or(record.queue.len());
+    let is_old = |me: &Waiter| me.at.saturating_add(u64::from(me.len) * STAMP_AGE_US) <= take.at;
+    match place.map(|place| &mut record.queue[place]) {
+        Some(me) if me.len < take.len || is_old(me) => {
+            me.at = take.at;
+            // Never shorter: a holder that has read it may delegate for as long.
+            me.len = me.len.max(take.len);
+            me.beacon = take.beacon;
+        }
+        None if take.join => record.queue.push(asker(take)),
+        _ => {}
+    }
+    let before = record.queue[..ahead].iter();
+    let before = before.map(|w| (w.who.tab.clone(), w.beacon));
+    Outcome::Waiting(Waiting {
+        sighting: record.sighting(),
+        len: record.len,
+        before: std::iter::once((holder.tab.clone(), record.beacon))
+            .chain(before)
+            .collect(),
+        holder,
+        queued: place.is_some() || take.join,
+    })
 }
 
 fn claim(record: Option<&mut Record>, command: &Command) -> Outcome {
@@ -796,8 +825,8 @@ fn seat(record: &mut Record, who: Waiter, step: u64) {
 /// changes of hands still add two.
 const KEEP_UP_STEP: u64 = 1024 * 1024;
 
-/// The token of a lock that was free keeps up with the wall clock, as a new record's does. It orders nothing: but
-/// a server that compares the tokens of two devices, each with its own record, then refuses one of them
+/// The token of a lock that was free keeps up with the wall clock, as a new record's does. It orders nothing:
+/// but a server that compares the tokens of two devices, each with its own record, then refuses one of them
 /// for little longer than that one's clock is behind.
 fn keep_up(record: &mut Record, take: &Take) {
     let clock = take.fresh.token - take.fresh.token % KEEP_UP_STEP;
@@ -814,7 +843,7 @@ fn dismiss(record: &mut Record) {
     }
 }
 
-/// The holder has shown that it lives: whoever observes it begins anew.
+/// The holder has shown that it lives: observers begin anew.
 fn extend(record: &mut Record, len: u32, beacon: bool) {
     record.count += 1;
     record.len = len;

@@ -38,7 +38,7 @@ use crate::rules::{Command, Outcome, Requester};
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 pub trait BackingStore: MaybeSend + MaybeSync + 'static {
-    /// How this store fails. A lease held by somebody else is an [`Outcome`], not an error.
+    /// How this store fails. A lease that another requester holds is an [`Outcome`], not an error.
     type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
 
     /// Tries to take, extend or give up the lease of `key`: reads its record, applies `command` by
@@ -66,8 +66,8 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     }
 
     /// What takes of different keys would be answered, in their order, as [`rules::look`](crate::rules::look)
-    /// says: reads, and writes nothing. Whoever waits looks so. `None` for one that has to be applied; the
-    /// default says that of all.
+    /// says. Reads, and writes nothing: this is how waiters look. `None` for a take that has to be applied.
+    /// The default says that of all.
     async fn look_all(
         &self,
         batch: Vec<(String, Command)>,
@@ -84,7 +84,7 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
     /// As [`Command::Quit`] by `who`, who is about to be stopped, perhaps for good: so it must need no
     /// answer, and leave nothing half-done. A waiter that is granted the lock by that finds out by asking.
     ///
-    /// Best effort. A store that does nothing of the kind lets the lease lapse.
+    /// Best effort. In a store that does nothing of the kind the lease expires.
     fn leave(&self, key: &str, who: &Requester) {
         let _ = (key, who);
     }

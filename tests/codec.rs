@@ -185,8 +185,10 @@ proptest! {
 
     #[test]
     fn the_bytes_are_those_of_postcard(
-        (record, note) in (record(), note()),
-        (message, key) in (message(), "\\PC{0,40}"),
+        record in record(),
+        note in note(),
+        message in message(),
+        key in "\\PC{0,40}",
     ) {
         prop_assert_eq!(record.encode(), to_allocvec(&record).unwrap());
         prop_assert_eq!(note.encode(), to_allocvec(&(FORMAT, note)).unwrap());
@@ -195,8 +197,10 @@ proptest! {
 
     #[test]
     fn what_was_written_is_read(
-        (record, note) in (sound(), note()),
-        (message, key) in (message(), "\\PC{0,40}"),
+        record in sound(),
+        note in note(),
+        message in message(),
+        key in "\\PC{0,40}",
     ) {
         prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
         if let Ok(read) = Note::decode(&note.encode()) {

@@ -40,7 +40,7 @@
 //! of its own, while overtaking it takes a whole one.
 //!
 //! Long fenced writes are explored without a failing store: what a holder believes behind one rests on the
-//! order of a store that applies what it has accepted (see `participant.rs`).
+//! order of a store that applies what it has accepted (see `participant`).
 //!
 //! Not here, for want of a rule that could be broken: `steal`.
 #![cfg(not(target_arch = "wasm32"))]

@@ -1,7 +1,7 @@
 //! Contenders against each other, in thousands of random orders: timers that fire early, late or not at all,
 //! commands and answers that are lost or late, messages that are lost, late or repeated, calls that come and
-//! go, pages that are hidden and suspended, stores that are closed. No runtime and no driver: what is played is
-//! the machine that is shipped, and the rules.
+//! go, pages that are hidden and suspended, stores that are closed. No runtime and no driver: what is played
+//! is the machine that is shipped, and the rules.
 //!
 //! `TAB_LEASE_PLAYS=100000 cargo test --test play` plays more; `TAB_LEASE_PLAY=17` plays one and tells it.
 #![cfg(not(target_arch = "wasm32"))]

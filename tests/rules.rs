@@ -1683,43 +1683,47 @@ impl Numbers {
         }
     }
 
-    fn act(&mut self, act: &Act) {
-        let delegation = |at: usize| {
-            let count = self.delegations.len();
-            (count > 0).then(|| self.delegations[at % count].clone())
+    fn delegation(&self, at: usize) -> Option<Delegation> {
+        let count = self.delegations.len();
+        (count > 0).then(|| self.delegations[at % count].clone())
+    }
+
+    fn ask(&mut self, tab: usize, join: bool, why: Why) {
+        let who = self.present(tab);
+        let ended = self.ended.iter().filter(|ended| ended.tab == who.tab);
+        let ended = ended.map(|ended| ended.request).collect();
+        let proof = match why {
+            Why::Plain => None,
+            Why::Unchanged => self
+                .record
+                .as_ref()
+                .map(|seen| Proof::Unchanged(seen.sighting())),
+            Why::Delegated(at) => {
+                self.delegation(at)
+                    .filter(|it| it.to == who)
+                    .map(|it| Proof::Delegated {
+                        token: it.token,
+                        from: it.from,
+                    })
+            }
+            Why::Dead => Some(dead(&["a", "b", "c"])),
         };
+        self.send(&Command::Take(Take {
+            join,
+            proof: proof.unwrap_or_default(),
+            ended,
+            ..take(who)
+        }));
+    }
+
+    fn act(&mut self, act: &Act) {
+        let delegation = |at| self.delegation(at);
         let holds = |at: usize| {
             let count = self.holds.len();
             (count > 0).then(|| self.holds[at % count].clone())
         };
         match *act {
-            Act::Ask { tab, join, why } => {
-                let who = self.present(tab);
-                let ended = self.ended.iter().filter(|ended| ended.tab == who.tab);
-                let ended = ended.map(|ended| ended.request).collect();
-                let proof = match why {
-                    Why::Plain => None,
-                    Why::Unchanged => self
-                        .record
-                        .as_ref()
-                        .map(|seen| Proof::Unchanged(seen.sighting())),
-                    Why::Delegated(at) => {
-                        delegation(at)
-                            .filter(|it| it.to == who)
-                            .map(|it| Proof::Delegated {
-                                token: it.token,
-                                from: it.from,
-                            })
-                    }
-                    Why::Dead => Some(dead(&["a", "b", "c"])),
-                };
-                self.send(&Command::Take(Take {
-                    join,
-                    proof: proof.unwrap_or_default(),
-                    ended,
-                    ..take(who)
-                }));
-            }
+            Act::Ask { tab, join, why } => self.ask(tab, join, why),
             Act::Renew(at) => {
                 if let Some((who, token)) = holds(at) {
                     self.send(&renew(who, token, 500));

@@ -20,8 +20,8 @@ use crate::time::Duration;
 /// by then the receiver's [`Command::Claim`] has usually landed, and no pass is needed.
 const PASS_AFTER_MS: u64 = 10;
 
-/// How often a lease that is longer than usual is renewed within its length. So is one of the usual length while
-/// nothing happens: two renewals in a row may be late or fail.
+/// How often a lease that is longer than usual is renewed within its length. So is one of the usual length
+/// while nothing happens: two renewals in a row may be late or fail.
 pub(super) const LONG_BEATS: u32 = 3;
 
 /// For how many leases the same one must have been next, for nothing to happen.
@@ -214,9 +214,10 @@ impl Contender {
         }
     }
 
-    /// How soon the next renewal follows one that is sent now. Where beacons tell of a death and messages of a
-    /// waiter, a lease of the usual length is renewed less often once nothing has happened for a while: what
-    /// is left to be seen then is a holder that hangs, and how long that takes depends on the lease's length.
+    /// How soon the next renewal follows one that is sent now. Where beacons tell of a death and messages of
+    /// a waiter, a lease of the usual length is renewed less often once nothing has happened for a while:
+    /// what is left to be seen then is a holder that hangs, and how long that takes depends on the lease's
+    /// length.
     fn pace(&self, now: Now) -> Duration {
         let beat = self.heartbeat();
         let long = self.participant.long().map(|long| long / LONG_BEATS);

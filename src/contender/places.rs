@@ -1,4 +1,5 @@
-//! How many requests of one tab stand in the queue of one name: a bounded number, however many calls there are.
+//! How many requests of one tab stand in the queue of one name: a bounded number, however many calls there
+//! are.
 //!
 //! Each exclusive call of a tab is a lock object of its own, with a request of its own. A thousand of them in
 //! the record would make each command of each tab as long as a thousand entries. So a tab has
@@ -13,8 +14,8 @@
 //! gets it [may queue](may_queue), and after each event by which a standing has changed, who
 //! [moves up](moves_up): that one is told by an [`Event::Look`].
 //!
-//! A place is free again when its request holds and has told the store so (with the same command or before the
-//! next one that is sent: so the claim and the take of whoever moves up leave together), or has ended.
+//! A place is free again when its request holds and has told the store so (with the same command or before
+//! the next one that is sent: so the claim and the take of whoever moves up leave together), or has ended.
 //!
 //! # What a call does that waits in the tab
 //!
@@ -24,8 +25,8 @@
 //! - **the store is closed**: nothing, since it has told the store nothing.
 //! - **a try** never waits here: it is answered by the store, and stands in no queue.
 //!
-//! First in, first out holds for the places: a call that waits in the tab goes behind those of other tabs that
-//! are in the queue when it moves up.
+//! First in, first out holds for the places: a call that waits in the tab goes behind those of other tabs
+//! that are in the queue when it moves up.
 
 use super::{CallId, Contender};
 
@@ -80,7 +81,8 @@ impl Contender {
         self.participant.request().is_some() || self.is_leaving()
     }
 
-    /// Whether it would matter to it if the store were closed: it holds, or asks, or has something on its way.
+    /// Whether it would matter to it if the store were closed: it holds, or asks, or has something on its
+    /// way.
     #[must_use]
     pub fn is_engaged(&self) -> bool {
         self.hears() || self.keeping.is_some() || !self.sent.is_empty()

@@ -89,9 +89,9 @@ impl Contender {
         self.due_at(Timer::Expiry).is_some_and(|until| until <= now)
     }
 
-    /// Whether a renewal may as well be sent now, with those of other locks. More than half of a beat early, so
-    /// that of two groups one always joins the other; but a lease that is renewed seldom is not much less so
-    /// because others are busy.
+    /// Whether a renewal may as well be sent now, with those of other locks. More than half of a beat early,
+    /// so that of two groups one always joins the other; but a lease that is renewed seldom is not much less
+    /// so because others are busy.
     #[must_use]
     pub fn may_beat(&self, now: Now) -> bool {
         let early = match self.participant.long() {

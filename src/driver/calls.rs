@@ -75,7 +75,7 @@ impl<S: BackingStore> Driver<S> {
                 })
             }
         };
-        // Whoever is told, and a guard that nobody takes, go out of the mutex.
+        // Callbacks run, and guards that no caller takes are dropped, outside of the mutex.
         let mut core = self.core();
         match core.slot(call).map(|place| &mut core.calls[place].1) {
             Some(slot @ Slot::Waits(_)) => {

@@ -52,7 +52,7 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Sends what was collected: together, if the store has a step for that, else side by side. Renewals go
+    /// Sends what was collected: together if the store has a step for that, side by side if not. Renewals go
     /// by themselves: in a transaction of nothing else they need not wait for what is read. So do looks.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
         self.watch_closing();

@@ -1,4 +1,5 @@
-//! Asking: a request is on its way, or stands in the queue, and the lease that somebody else holds is watched.
+//! Asking: a request is on its way, or stands in the queue, and the lease that somebody else holds is
+//! watched.
 
 use crate::time::Duration;
 

@@ -9,8 +9,8 @@
 //! A [`Participant`] stands for one lock object. It is in one of three states:
 //!
 //! - **idle**: nothing asked, nothing held;
-//! - **asking** (`asking.rs`): a request exists that the store may know of; what the record was last seen to say is
-//!   watched;
+//! - **asking** (`asking.rs`): a request exists that the store may know of; what the record was last seen to
+//!   say is watched;
 //! - **holding** (`holding.rs`): that request was answered [`Outcome::Held`], or started by a [`Grant`].
 //!
 //! ```text

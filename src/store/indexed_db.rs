@@ -31,8 +31,8 @@
 //! A command that failed is sent once more over a new connection, which is safe: see
 //! [`BackingStore::apply`]. An opening that failed is tried once more, too. Then the caller hears of it.
 //!
-//! So is one whose answer came after the leases of its database had ended: a deletion waits for transactions,
-//! not for whoever hears of them.
+//! A command whose answer came after the leases of its database had ended is sent again, too: a deletion
+//! waits for transactions, not for those who await their answers.
 //!
 //! The application's own connection is used as it is: what closes or replaces it is the application's
 //! business, and a command on a closed one fails.
@@ -40,8 +40,8 @@
 //! # Whose store it is
 //!
 //! An application may have an object store of the name that we want. Ours is recognised by its shape (no
-//! key path, no key generator) and its [mark](STORE_MARK). One that has the shape alone was made by somebody
-//! who does not know the mark: a Dexie schema, or an older version of this package. Then its content is read
+//! key path, no key generator) and its [mark](STORE_MARK). A store that has the shape alone was made
+//! without the mark: by a Dexie schema, or by an older version of this package. Then its content is read
 //! before the first command: all of it must be ours.
 //!
 //! Opening runs in a task of its own. A caller that gives up leaves no half-open connection behind,
@@ -112,7 +112,7 @@ pub enum IndexedDbError {
         "an upgrade of the database is blocked by another tab that keeps it open; close that tab"
     )]
     Blocked,
-    /// The database exists and is somebody else's: leases are not put there uninvited.
+    /// The database exists and is not this package's: leases are not put there uninvited.
     #[error("the database holds something else than leases; choose another database name")]
     Foreign,
     /// The application has an object store of that name, which is not a lease store. It was not touched.
@@ -257,7 +257,7 @@ struct Shared {
     database: String,
     object_store: String,
     link: Watched<Link>,
-    /// How often somebody else had the database closed.
+    /// How often the database was closed from outside.
     closings: Watched<u32>,
     /// One is held by everybody who wants to be told of that, and one more here.
     holders: Rc<()>,
@@ -316,7 +316,7 @@ impl IndexedDbStore {
         Self::within(database, OBJECT_STORE)
     }
 
-    /// The same, in an object store of another name than [`OBJECT_STORE`].
+    /// A store in a database of that name, in an object store of another name than [`OBJECT_STORE`].
     #[must_use]
     pub fn within(database: &str, object_store: &str) -> Self {
         let life = Lifecycle::page();
@@ -345,7 +345,7 @@ impl IndexedDbStore {
 
     /// A store in a database of the application's, over its own open connection. `object_store` is the name
     /// that was given to [`add_lease_store`]: [`OBJECT_STORE`], unless the application has a store of that
-    /// name. The connection stays the application's: whoever closes it ends the leases.
+    /// name. The connection stays the application's: closing it ends the leases.
     ///
     /// Transactions of this database can be [fenced](CrossProcessStoreLockGuard::fence).
     ///
@@ -368,7 +368,7 @@ impl IndexedDbStore {
         Ok(Self::within(&db.name(), object_store).connected(db, true))
     }
 
-    /// The same store over a connection of the application's. Unless it is `vetted`, the object store is
+    /// This store over a connection of the application's. Unless it is `vetted`, the object store is
     /// looked at before the first command.
     pub(crate) fn connected(self, db: IdbDatabase, vetted: bool) -> Self {
         requests::attend(&db, &self.shared.hears);
@@ -382,7 +382,7 @@ impl IndexedDbStore {
         self
     }
 
-    /// The same store, with another limit than [`STORE_TIMEOUT_MS`] for how long a command may take.
+    /// This store, with another limit than [`STORE_TIMEOUT_MS`] for how long a command may take.
     #[must_use]
     pub fn with_timeout(self, timeout: time::Duration) -> Self {
         self.giving_up_after(timeout.into())
@@ -579,8 +579,8 @@ impl BackingStore for IndexedDbStore {
         &self,
         batch: Vec<(String, Command)>,
     ) -> Vec<Result<Outcome, IndexedDbError>> {
-        let renews = |(_, command): &(String, Command)| matches!(command, Command::Renew { len, .. } if *len > 0);
-        let work = match batch.iter().all(renews) {
+        let renews = |command: &Command| matches!(command, Command::Renew { len, .. } if *len > 0);
+        let work = match batch.iter().all(|(_, command)| renews(command)) {
             true => Work::Renew,
             false => Work::Apply,
         };
@@ -709,12 +709,13 @@ impl Shared {
         JsValue::UNDEFINED
     }
 
-    /// That many numbers, one after the other, that nobody else has.
+    /// That many numbers, one after the other, that are not in use.
     fn number(&self, count: u32) -> u32 {
         self.next_number.replace(self.next_number.get() + count)
     }
 
-    /// Whoever waits by that many numbers is called back, until it [waits no more](Self::waits_no_more).
+    /// A command that waits by that many numbers is called back, until it [waits no
+    /// more](Self::waits_no_more).
     fn wait(&self, number: u32, count: usize, hears: Rc<dyn Hear>) {
         let numbers = number..number + count as u32;
         self.waiting.borrow_mut().push((numbers, hears));
@@ -742,14 +743,14 @@ impl Shared {
             false => self.end_leases(),
         }
         Spawner::current().spawn(async move {
-            // Whoever holds here is told first, and the page with it.
+            // Holders here are told first, and through them the page.
             step_back().await;
             requests::close(&db);
             drop(known);
         });
     }
 
-    /// Somebody else closes the database: all leases in it end.
+    /// The database is closed from outside: all leases in it end.
     fn end_leases(&self) {
         self.witness.take();
         self.closings.change(|closings| {
@@ -771,13 +772,13 @@ impl Shared {
             if store.connection().await.is_ok() {
                 return;
             }
-            // The heartbeats fail as well, and tell if a lease runs out by that.
+            // The heartbeats fail as well, and tell if a lease expires by that.
             rest(Duration::from_millis(REOPEN_PAUSE_MS)).await;
         }
     }
 
     /// Looks at a database that was opened, before any command does. Ends the leases if it is another one
-    /// than before: whoever renews would only hear that the lease is not there.
+    /// than before: a renewal would only be told that the lease is not there.
     async fn recognise(&self, db: &IdbDatabase) -> Result<(), IndexedDbError> {
         if !self.is_ours(db).await? {
             return Err(IndexedDbError::Foreign);
@@ -927,7 +928,7 @@ impl Batch {
         }
         let mut obsolete = self.shared.take_noted(key, command);
         let (write, outcome) = match noted {
-            // A null: there is none, or somebody put it there.
+            // A null: there is none, or a null is stored there.
             Some((record, who)) if !note.is_null() => {
                 let note = decode_note(note)?;
                 let (write, outcome) = rules::apply_noted(record, &note, command);
@@ -953,8 +954,8 @@ impl Batch {
 }
 
 impl Batch {
-    /// What a command would be answered, if it need not be applied. Nothing, if a note has to be seen first. A
-    /// record that cannot be read is for [`Batch::step`] to report.
+    /// What a command would be answered, if it need not be applied. Nothing, if a note has to be seen first.
+    /// A record that cannot be read is for [`Batch::step`] to report.
     fn look(
         &self,
         (key, command): &(String, Command),

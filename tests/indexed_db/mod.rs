@@ -103,7 +103,10 @@ export const read = (db, store, key) => result(db.transaction(store).objectStore
 export const write = (db, store, key, value) => {
     const tx = db.transaction(store, "readwrite");
     tx.objectStore(store).put(value, key);
-    return new Promise((resolve, reject) => { tx.oncomplete = () => resolve(); tx.onabort = () => reject(tx.error); });
+    return new Promise((resolve, reject) => {
+        tx.oncomplete = () => resolve();
+        tx.onabort = () => reject(tx.error);
+    });
 };
 // Keeps a readwrite transaction open until `stop` is called.
 export const occupy = (db, store) => {

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::tab::{ms, once};
 use crate::voice::{Event, tab_of};
-use crate::world::{State, World};
+use crate::world::{State, TabState, World};
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
@@ -240,7 +240,37 @@ impl BackingStore for Link {
     }
 }
 
+impl TabState {
+    /// Puts this tab's wall clock into a take.
+    fn stamp(&mut self, take: &mut Take, now: u64, jumps: bool) {
+        if jumps {
+            self.wall = WALL_MS - YEAR_MS + self.dice.u64(0..2 * YEAR_MS);
+        }
+        take.wall = self.wall + now;
+        // Nobody deletes records here, so this is the first one; its numbers are to be the same in every
+        // run.
+        take.fresh.token = take.wall * 1024;
+        take.fresh.epoch = 1;
+    }
+}
+
 impl State {
+    fn count(&mut self, command: &Command, usual: u32) {
+        let counts = &mut self.counts;
+        match command {
+            Command::Renew { len, .. } => counts.idle_renewals += u64::from(*len > usual),
+            Command::Claim { token, .. } => {
+                let by_store = (*token, 0) == (self.wire.token, self.wire.count);
+                counts.started_by_word_of_the_store += u64::from(by_store);
+            }
+            Command::Take(take) => {
+                let asks = matches!(take.proof, Proof::Delegated { .. });
+                counts.grants_asked_first += u64::from(asks);
+            }
+            Command::Pass { .. } | Command::Quit { .. } => {}
+        }
+    }
+
     /// Accepts a command; says which operation that is, and how soon it is answered.
     fn send(&mut self, tab: usize, mut command: Command) -> (u64, Option<u64>) {
         let now = self.now;
@@ -256,14 +286,8 @@ impl State {
         link.sent_at = now;
         let storm = link.sent_now > 500;
         if let Command::Take(take) = &mut command {
-            if !calm && link.dice.u32(0..1000) < self.weather.wall_jump {
-                link.wall = WALL_MS - YEAR_MS + link.dice.u64(0..2 * YEAR_MS);
-            }
-            take.wall = link.wall + now;
-            // Nobody deletes records here, so this is the first one; its numbers are to be the same
-            // in every run.
-            take.fresh.token = take.wall * 1024;
-            take.fresh.epoch = 1;
+            let jumps = !calm && link.dice.u32(0..1000) < self.weather.wall_jump;
+            link.stamp(take, now, jumps);
         }
         let quit = matches!(command, Command::Quit { .. });
         if matches!(command, Command::Quit { .. } | Command::Pass { .. }) && fate.before.is_none() {
@@ -283,20 +307,8 @@ impl State {
         let survives = quit || link.dice.bool();
         // Whoever waits for an answer that never comes stops waiting at the end of its lease.
         let lease = link.longest_lease();
-        let idle = matches!(command, Command::Renew { len, .. } if len > link.config.lease_ms);
-        let asks = matches!(
-            &command,
-            Command::Take(Take {
-                proof: Proof::Delegated { .. },
-                ..
-            })
-        );
-        if let Command::Claim { token, .. } = command {
-            let by_store = (token, 0) == (self.wire.token, self.wire.count);
-            self.counts.started_by_word_of_the_store += u64::from(by_store);
-        }
-        self.counts.idle_renewals += u64::from(idle);
-        self.counts.grants_asked_first += u64::from(asks);
+        let usual = link.config.lease_ms;
+        self.count(&command, usual);
         let disturbed = lands.max(answered.or(Some(now + lease))).unwrap_or(now);
         if !calm {
             self.wire.trouble_until = self.wire.trouble_until.max(disturbed);

@@ -741,10 +741,11 @@ impl State {
     /// taken over within its length and one look of the waiter, and a free one within one look. A lease
     /// that nobody uses lingers for a beat; each who was handed it and is gone costs a lease more.
     ///
-    /// A waiter looks after 10, 20, 40 … 1000 ms, and at least once per twentieth of the lease for
-    /// each who waits before it; per quarter, where it goes by a beacon. It leaves out a look if it has
-    /// heard meanwhile that the lock goes on. A few ms are for the way to the store and back. One that was twice answered too late, because of the store or because it was
-    /// frozen, first makes a pause of the former kind.
+    /// A waiter looks after 10, 20, 40 … 1000 ms, and at least once per twentieth of the lease for each who
+    /// waits before it; per quarter, where it goes by a beacon. It leaves out a look if it has heard
+    /// meanwhile that the lock goes on. A few ms are for the way to the store and back. One that was twice
+    /// answered too late, because of the store or because it was frozen, first makes a pause of the former
+    /// kind.
     fn check_progress(&mut self) {
         const MAX_BACKOFF: u64 = tab_lease::MAX_BACKOFF_MS as u64;
         if self.waiting.is_empty() || self.now < self.weather.calm_from {
@@ -776,7 +777,8 @@ impl State {
         if let Some(&(tab, from)) = stuck {
             self.fail(|| {
                 format!(
-                    "G3: tab {tab} waits since {from} ms, nobody has renewed since {since} ms or used it since {unused_since} ms"
+                    "G3: tab {tab} waits since {from} ms, nobody has renewed since {since} ms \
+                     or used it since {unused_since} ms"
                 )
             });
         }

@@ -34,7 +34,7 @@ test("tsc finds what does not fit in js/", async () => {
       "{ timeout, signal, scope })",
       "{ timeout, sign, scope })",
     ),
-    "what Rust does not have": change("js/lease.js", "raw.release()", "raw.releases()"),
+    "what Rust does not have": change("js/lease.js", "raw.release(", "raw.releases("),
     "an answer of another kind": change("js/locks.js", "locks().query();", "locks().query;"),
     "a code that there is not": change("js/lease.js", '"LEASE_COLLECTED"', '"LEASE_COLECTED"'),
   };

@@ -56,13 +56,13 @@ impl CrossProcessStoreLockGuard {
     /// ([`OBJECT_STORE`], or the name that was given) of the database that the lease is in: see
     /// [`IndexedDbStore::over`].
     ///
-    /// The check is made by a request of its own. Whoever asks for more behind it need not wait for it;
-    /// the future says what came of it, and may be dropped.
+    /// The check is made by a request of its own. Requests behind the check need not wait for it. The future
+    /// says what came of the check, and may be dropped.
     ///
     /// # Errors
     ///
-    /// [`FenceError`]: at once, if the lease is known to be lost, or the transaction is unfit; else by the
-    /// future.
+    /// [`FenceError`]: at once, if the lease is known to be lost, or the transaction is unfit. In all other
+    /// cases the future says so.
     ///
     /// # Example
     ///
@@ -89,8 +89,7 @@ impl CrossProcessStoreLockGuard {
         fenced(self, tx, Access::Write)
     }
 
-    /// The same for a transaction that may be readonly: what it reads was consistent while this lease was
-    /// current.
+    /// Fences a transaction that may be readonly: what it reads was consistent while this lease was current.
     ///
     /// # Errors
     ///

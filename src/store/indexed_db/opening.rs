@@ -51,7 +51,7 @@ pub(super) fn look(store: &IdbObjectStore) -> Look {
 }
 
 impl Shared {
-    /// Whether our object store is one of leases: by its mark, else by everything that is in it.
+    /// Whether our object store is one of leases: by its mark, or by everything that is in it.
     pub(super) async fn is_ours(&self, db: &IdbDatabase) -> Result<bool, IndexedDbError> {
         let ours = requests::is_ours(db, &self.object_store, STORE_MARK, &self.hears);
         Ok(answer(Ok(ours)).await?.is_truthy())
@@ -92,7 +92,7 @@ fn refused(cause: Cause) -> IndexedDbError {
     let others = [
         // A full disk.
         "QuotaExceededError",
-        // Somebody else has made a newer version since we looked.
+        // Another tab has made a newer version since we looked.
         "VersionError",
         // The making of our store was broken off.
         "AbortError",

@@ -16,9 +16,7 @@ const answer = (request) =>
     request.onerror = () => reject(request.error);
   });
 
-/**
- * Rejects if the transaction fails; an abort by the browser (a full disk) has its reason in the transaction.
- */
+/** Rejects if the transaction fails. An abort by the browser (a full disk) has its reason in `tx.error`. */
 function failing(tx, reject) {
   tx.onabort = () => reject(tx.error ?? new Error("the transaction was aborted"));
 }
@@ -65,12 +63,12 @@ export function transact(tx, name, keys, first, hears) {
       if (place < keys.length) {
         return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
       }
-      // Who has written nothing lets go of the transaction.
+      // A transaction that has written nothing is let go of.
       return resolve(written && committed(tx, () => {}));
     };
     const look = (place, found) => {
       if (found !== undefined) return step(place, found);
-      // Nothing there, or nothing that somebody put there.
+      // There is no such key, or `undefined` was stored.
       return when(store.getKey(keys[place]), (key) => step(place, key === undefined ? key : null));
     };
     const step = (place, found, note) => {
@@ -103,8 +101,8 @@ export function renew(tx, name, keys, notes, first, hears) {
 }
 
 /**
- * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at most. All
- * records are asked for at once, and so are the notes.
+ * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at
+ * most. All records are asked for at once, and so are the notes.
  */
 export function peek(tx, name, keys, first, hears) {
   const store = tx.objectStore(name);
@@ -132,13 +130,11 @@ export function all(db, name) {
   return Promise.all([answer(store.getAllKeys()), answer(store.getAll())]);
 }
 
-/**
- * What a store says of itself: 2 of one that is marked; 1 of one of the same shape, which others have, too.
- */
+/** What a store looks like: 2 if it is marked, 1 if it has the shape of ours, which others have, too. */
 export const look = (store, mark) =>
   store.keyPath === null && !store.autoIncrement ? 1 + store.indexNames.contains(mark) : 0;
 
-/** Whether that store is one of leases: by its mark, else by everything that is in it. */
+/** Whether that store is one of leases: by its mark, or by everything that is in it. */
 export async function isOurs(db, name, mark, hears) {
   const store = begin(db, name, "readonly").objectStore(name);
   const seen = look(store, mark);
@@ -165,7 +161,7 @@ function requestOpen(name, version) {
 }
 
 /**
- * Opens a database, creating what is missing; resolves with nothing if it is somebody else's. Rejects with
+ * Opens a database, creating what is missing; resolves with nothing if it is not ours. Rejects with
  * what was thrown, or told by an event, and whether it was thrown.
  */
 export async function open(name, store, mark, hears) {
@@ -203,7 +199,8 @@ export function watch(db, hears) {
 }
 
 /**
- * The same, of a connection of the application's. Whether that closes it or not: it may have been told first.
+ * Tells when an application's own connection is wanted closed, or was closed. The application may have
+ * been told first, so whether it closes the connection does not matter.
  */
 export function attend(db, hears) {
   for (const event of ["versionchange", "close"]) db.addEventListener(event, () => hears(CLOSING));

@@ -72,7 +72,8 @@ Object.assign(window, {
       const leaseMs = held.find((lock) => lock.name === name)?.leaseMs ?? 0;
       const from = now();
       const released = tabLease.acquire(name, { timeout }).then((lease) => lease.release());
-      took[name] = await released.then(() => ({ from, to: now(), leaseMs }), () => ({ from, to: Infinity, leaseMs }));
+      const to = await released.then(now, () => Infinity);
+      took[name] = { from, to, leaseMs };
     }
     return took;
   },

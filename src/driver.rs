@@ -85,6 +85,8 @@ struct Core<E> {
     at_it: bool,
     /// Renewals have been sent just now: others that are due soon go with them.
     beats: bool,
+    /// So are looks.
+    looks: bool,
     /// How many transactions of renewals are on their way.
     renewing: usize,
     /// The runtime of the latest caller: a guard may be dropped outside of it.
@@ -146,6 +148,7 @@ impl<S: BackingStore> Driver<S> {
                 failed: Vec::new(),
                 at_it: false,
                 beats: false,
+                looks: false,
                 renewing: 0,
                 spawner: None,
                 timer: None,
@@ -598,6 +601,7 @@ impl<E> Core<E> {
             .min_by_key(due);
         if let Some((object, (_, timer))) = first.and_then(|first| Some((first, first.due?))) {
             self.beats |= timer == Timer::Beat;
+            self.looks |= timer == Timer::Look;
             return Some(fired(object, timer));
         }
         if self.beats {
@@ -606,6 +610,13 @@ impl<E> Core<E> {
                 return Some(fired(object, Timer::Beat));
             }
             self.beats = false;
+        }
+        if self.looks {
+            let may_look = |object: &&Object| object.contender.may_look(now);
+            if let Some(object) = self.objects.iter().find(may_look) {
+                return Some(fired(object, Timer::Look));
+            }
+            self.looks = false;
         }
         None
     }

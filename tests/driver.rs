@@ -28,6 +28,7 @@ struct Inner {
     memory: MemoryStore,
     steps: Mutex<Vec<Vec<Command>>>,
     looks: AtomicUsize,
+    turns: AtomicUsize,
 }
 
 impl Steps {
@@ -67,6 +68,7 @@ impl BackingStore for Steps {
         &self,
         batch: Vec<(String, Command)>,
     ) -> Vec<Result<Option<Outcome>, Infallible>> {
+        self.0.turns.fetch_add(1, Ordering::SeqCst);
         self.0.looks.fetch_add(batch.len(), Ordering::SeqCst);
         self.0.memory.look_all(batch).await
     }
@@ -364,6 +366,34 @@ async fn a_tab_that_only_asks_is_told_that_the_store_was_closed() {
 }
 
 // ---- Looks ------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn looks_of_many_names_go_together() {
+    let store = Steps::default();
+    let wake = Wake::local();
+    let (here, there) = (names(&store, "here", 1), names(&store, "there", 1));
+    let [here, there] = [here, there].map(|mut first| first.remove(0).woken_by(&wake));
+    let lock = |first: &CrossProcessStoreLock<Steps>, n: usize| first.sibling(format!("name {n}"));
+    let mut guards = Vec::new();
+    for n in 1..=100 {
+        guards.push(lock(&here, n).acquire(None).await.unwrap());
+    }
+    for n in 1..=100 {
+        let lock = lock(&there, n);
+        tokio::spawn(async move { drop(lock.acquire(None).await) });
+        // They begin at all times.
+        sleep(ms(1)).await;
+    }
+    sleep(ms(1000)).await;
+    let before = store.0.turns.load(Ordering::SeqCst);
+    sleep(ms(1000)).await;
+    let turns = store.0.turns.load(Ordering::SeqCst) - before;
+    assert!(
+        (30..=50).contains(&turns),
+        "{turns} turns for 40 looks of each"
+    );
+    assert!(guards.iter().all(CrossProcessStoreLockGuard::is_held));
+}
 
 #[tokio::test(start_paused = true)]
 async fn waiters_write_nothing_while_nothing_happens() {

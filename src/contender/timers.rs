@@ -1,8 +1,8 @@
 //! What is due, and when: derived from the state, so nothing can be left set.
 
-use super::Contender;
 use super::calls::{Beacon, Call};
 use super::keeping::LONG_BEATS;
+use super::{Contender, Patience};
 use crate::participant::Now;
 use crate::time::Duration;
 
@@ -100,6 +100,16 @@ impl Contender {
         };
         let due = self.due_at(Timer::Beat);
         due.is_some_and(|beat| beat.saturating_sub(early) <= now)
+    }
+
+    /// Whether it may as well look into the store now, with other locks: for calls that wait, a beat early.
+    #[must_use]
+    pub fn may_look(&self, now: Now) -> bool {
+        let waits = |call: &Call| matches!(call.patience, Patience::Until(_));
+        let due = self
+            .due_at(Timer::Look)
+            .filter(|_| self.calls.iter().all(waits));
+        self.keeping.is_none() && due.is_some_and(|look| look <= now + self.heartbeat())
     }
 
     /// How soon the next renewal follows one that waits behind a fenced transaction.

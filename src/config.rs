@@ -7,8 +7,8 @@ use crate::rules::MAX_LEASE_MS;
 /// is free again soon.
 pub const LEASE_DURATION_MS: u32 = 500;
 
-/// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing. (Where beacons
-/// and messages tell the rest, three times in a lease while nothing happens.)
+/// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing. (Where
+/// beacons and messages tell the rest, three times in a lease while nothing happens.)
 pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 
 /// How long a lease may become while nobody waits for it, in ms, if its holder has a beacon that tells

@@ -1,4 +1,5 @@
-// Many calls and many waiters, in real tabs: what they cost. (Guarantees G1, G3; the rule: src/contender/places.rs.)
+// Many calls and many waiters, in real tabs: what they cost. (Guarantees G1, G3; the rule is in
+// src/contender/places.rs.)
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { launch, until } from "./engine.mjs";
@@ -32,7 +33,7 @@ const count = (tab) =>
     };
   });
 
-test("G1, G3: a thousand exclusive calls of one tab take few places, keep their order, and let another tab in", async () => {
+test("G1, G3: a thousand exclusive calls of one tab take few places, stay in order, and let others in", async () => {
   const [busy, other] = [await open(), await open()];
   const name = "a thousand";
   await busy.evaluate((name) => {
@@ -44,7 +45,9 @@ test("G1, G3: a thousand exclusive calls of one tab take few places, keep their 
       run.inside--;
     };
     const call = (n) =>
-      tabLease.withLease(name, { scope: "request" }, () => section(n)).catch((error) => run.errors.push(error.code));
+      tabLease
+        .withLease(name, { scope: "request" }, () => section(n))
+        .catch((error) => run.errors.push(error.code));
     const begun = performance.now();
     const calls = Promise.all(Array.from({ length: 1000 }, (_, n) => call(n)));
     calls.then(() => (run.ms = performance.now() - begun));
@@ -61,7 +64,8 @@ test("G1, G3: a thousand exclusive calls of one tab take few places, keep their 
     return pending.length;
   }, name);
   assert.ok(most <= PLACES, `${most} in the queue`);
-  await until("all have had their turn", () => busy.evaluate(() => run.ms !== undefined || run.errors.length > 0));
+  const isOver = () => busy.evaluate(() => run.ms !== undefined || run.errors.length > 0);
+  await until("all have had their turn", isOver);
   const run = await busy.evaluate(() => window.run);
   assert.deepEqual(run.errors, []);
   assert.equal(run.both, 0);
@@ -70,14 +74,16 @@ test("G1, G3: a thousand exclusive calls of one tab take few places, keep their 
   assert.ok(waited < 5_000, `the other tab had it after ${waited} ms`);
 });
 
-test("calls that wait in the tab end at their deadlines and by their signals, and the next ones move up", async () => {
+test("calls that wait in the tab end by deadlines and signals, and the next ones move up", async () => {
   const [holder, tab] = [await open(), await open()];
   const name = "moves up";
   await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)), name);
   await tab.evaluate((name) => {
     window.order = [];
     const call = (n, options) =>
-      tabLease.withLease(name, { scope: "request", ...options }, () => order.push(n)).catch((error) => error.name);
+      tabLease
+        .withLease(name, { scope: "request", ...options }, () => order.push(n))
+        .catch((error) => error.name);
     const quitter = new AbortController();
     window.ends = Promise.all([
       ...Array.from({ length: 10 }, (_, n) => call(n)),
@@ -106,7 +112,9 @@ test("tabs that wait write nothing while nothing happens", async () => {
   await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)), name);
   const waiters = [await open(), await open(), await open()];
   for (const [n, waiter] of waiters.entries()) {
-    await waiter.evaluate((name) => void (window.got = tabLease.acquire(name).then((lease) => (window.lease = lease))), name);
+    await waiter.evaluate((name) => {
+      window.got = tabLease.acquire(name).then((lease) => (window.lease = lease));
+    }, name);
     await until("it waits", async () => {
       const { pending } = await holder.evaluate(() => tabLease.query());
       return pending.filter((request) => request.name === name).length === n + 1;

@@ -33,7 +33,7 @@ const count = (tab) =>
     };
   });
 
-test("G1, G3: a thousand exclusive calls of one tab take few places, stay in order, and let others in", async () => {
+test("G1, G3: a thousand exclusive calls take few places, stay in order, and let other tabs in", async () => {
   const [busy, other] = [await open(), await open()];
   const name = "a thousand";
   await busy.evaluate((name) => {

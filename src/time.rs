@@ -84,6 +84,14 @@ mod micros {
         }
     }
 
+    impl Mul<Micros> for u32 {
+        type Output = Micros;
+
+        fn mul(self, of: Micros) -> Micros {
+            of.saturating_mul(self)
+        }
+    }
+
     impl Div<u32> for Micros {
         type Output = Self;
 
@@ -132,6 +140,7 @@ mod tests {
             prop_assert_eq!(mine.saturating_add(other).as_micros(), whole(std + std_other));
             prop_assert_eq!(mine.saturating_sub(other).as_micros(), whole(std.saturating_sub(std_other)));
             prop_assert_eq!((mine * n).as_micros(), whole(std * n));
+            prop_assert_eq!(n * mine, mine * n);
             prop_assert_eq!(mine.saturating_mul(n).as_micros(), whole(std * n));
             prop_assert_eq!((mine / n).as_micros(), whole(std / n));
             let (ms, std_ms) = (Micros::from_millis(ms.into()), Duration::from_millis(ms.into()));

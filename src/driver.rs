@@ -89,6 +89,10 @@ struct Core<E> {
     looks: bool,
     /// How many transactions of renewals are on their way.
     renewing: usize,
+    /// How many with claims are on their way.
+    claiming: usize,
+    /// Leases whose claims wait for those: of many that begin in one moment each would be a transaction.
+    aside: Vec<(ObjectId, LeaseId)>,
     /// The runtime of the latest caller: a guard may be dropped outside of it.
     spawner: Option<Spawner>,
     timer: Option<(Now, platform::Timer)>,
@@ -150,6 +154,8 @@ impl<S: BackingStore> Driver<S> {
                 beats: false,
                 looks: false,
                 renewing: 0,
+                claiming: 0,
+                aside: Vec::new(),
                 spawner: None,
                 timer: None,
                 alarm: None,
@@ -338,6 +344,11 @@ impl<S: BackingStore> Driver<S> {
         if let Some(spawner) = spawner {
             platform::behind(&spawner, move || {
                 if let Some(this) = this.upgrade() {
+                    let mut core = this.core();
+                    if core.claiming > 0 {
+                        return core.aside.push((object, lease));
+                    }
+                    drop(core);
                     this.tell(object, Event::SteppedAside(lease));
                 }
             });

@@ -31,6 +31,7 @@ impl Hash for Contender {
             heartbeat_ms: _,
             first_pause_ms: _,
             longest_pause_ms: _,
+            margin: _,
             around: _,
             participant,
             turns,

@@ -223,10 +223,15 @@ impl Contender {
         let long = self.participant.long().map(|long| long / LONG_BEATS);
         let lease = Duration::from_millis(self.lease_ms.into());
         let is_same = |k: &Keeping| k.next.is_some() && now >= k.same_since + lease * STEADY_LEASES;
-        let told = self.around.beacons && self.around.complete;
+        let told = self.around.beacons && self.around.complete && self.has_a_fine_clock();
         let steady = told && self.keeping.as_ref().is_some_and(is_same);
         let steady = steady.then(|| lease / LONG_BEATS);
         long.or(steady).unwrap_or(beat).max(beat)
+    }
+
+    /// Whether so little of a lease is lost to the clock that renewals need not be as early as they can be.
+    fn has_a_fine_clock(&self) -> bool {
+        self.margin <= Duration::from_millis(self.lease_ms.into()) / 20
     }
 
     fn linger(&mut self, cx: &mut Context<'_>, lease: LeaseId) {
@@ -402,11 +407,14 @@ impl Contender {
         {
             Renewed::Until(_) => {
                 let half = sent.at + Duration::from_millis(self.lease_ms.into()) / 2;
+                // A store that is slow, perhaps by what is renewed, is left alone for as long as it took.
+                let rested = (now + now.saturating_sub(sent.at)).min(half);
+                let rested = self.has_a_fine_clock().then_some(rested);
                 if let Some(keeping) = &mut self.keeping {
                     keeping.store_failed = false;
-                    // A store that is slow, perhaps by what is renewed, is left alone for as long as it took.
-                    let rested = (now + now.saturating_sub(sent.at)).min(half);
-                    keeping.next_beat = keeping.next_beat.map(|next| next.max(rested));
+                    keeping.next_beat = keeping
+                        .next_beat
+                        .map(|next| rested.unwrap_or(next).max(next));
                 }
             }
             Renewed::Late(quit) => {

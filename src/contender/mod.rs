@@ -252,6 +252,8 @@ pub struct Contender {
     heartbeat_ms: u32,
     first_pause_ms: u32,
     longest_pause_ms: u32,
+    /// Two granules of the clock.
+    margin: Now,
     around: Around,
     participant: Participant,
     turns: Turns,
@@ -311,6 +313,7 @@ impl Contender {
             heartbeat_ms: config.heartbeat_ms,
             first_pause_ms: config.initial_backoff_ms,
             longest_pause_ms: config.max_backoff_ms,
+            margin,
             around,
             participant: Participant::new(tab, lens, margin),
             turns: Turns::default(),

@@ -27,6 +27,10 @@ fn renews(parcel: &Parcel) -> bool {
     matches!(parcel.command, Command::Renew { .. })
 }
 
+fn claims(parcel: &Parcel) -> bool {
+    matches!(parcel.command, Command::Claim { .. })
+}
+
 pub(super) fn is_take(action: &Action) -> bool {
     matches!(
         action,
@@ -74,8 +78,14 @@ impl<S: BackingStore> Driver<S> {
         let (Some(this), Some(spawner)) = (self.this.upgrade(), self.core().spawner.clone()) else {
             return;
         };
-        let renews = self.store.batches() && batch.iter().all(renews);
-        self.core().renewing += usize::from(renews);
+        let together = self.store.batches();
+        let renews = together && batch.iter().all(renews);
+        let claims = together && batch.iter().any(claims);
+        {
+            let mut core = self.core();
+            core.renewing += usize::from(renews);
+            core.claiming += usize::from(claims);
+        }
         spawner.spawn(async move {
             let commands = batch.iter();
             let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
@@ -86,7 +96,16 @@ impl<S: BackingStore> Driver<S> {
                 let answers = this.store.apply_all(commands).await.into_iter();
                 answers.map(|answer| answer.map(Some)).collect()
             };
-            this.core().renewing -= usize::from(renews);
+            {
+                let core = &mut *this.core();
+                core.renewing -= usize::from(renews);
+                core.claiming -= usize::from(claims);
+                if core.claiming == 0 {
+                    let aside = core.aside.drain(..);
+                    let aside = aside.map(|(object, lease)| (object, Event::SteppedAside(lease)));
+                    core.events.extend(aside);
+                }
+            }
             this.answered(batch, answers);
         });
     }

@@ -2,8 +2,8 @@
 //! so far have written them. Numbers take seven bits a byte, lowest first; texts and lists begin with their
 //! length; what may be missing, and what is one of several, begins with its number.
 //!
-//! Written by hand because this is a fifth of what a general one weighs in a visitor's download.
-//! `tests/codec.rs` compares the two, byte for byte and error for error.
+//! Written by hand because a general one weighs 1.4 kB more in a visitor's download. `tests/codec.rs` compares
+//! the two, byte for byte and error for error.
 //!
 //! [postcard]: https://postcard.jamesmunns.com
 

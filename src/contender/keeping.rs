@@ -406,15 +406,8 @@ impl Contender {
             .renewed(cx.past, command, sent.at, now, &outcome)
         {
             Renewed::Until(_) => {
-                let half = sent.at + Duration::from_millis(self.lease_ms.into()) / 2;
-                // A store that is slow, perhaps by what is renewed, is left alone for as long as it took.
-                let rested = (now + now.saturating_sub(sent.at)).min(half);
-                let rested = self.has_a_fine_clock().then_some(rested);
                 if let Some(keeping) = &mut self.keeping {
                     keeping.store_failed = false;
-                    keeping.next_beat = keeping
-                        .next_beat
-                        .map(|next| rested.unwrap_or(next).max(next));
                 }
             }
             Renewed::Late(quit) => {

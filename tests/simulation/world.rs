@@ -136,8 +136,8 @@ impl TabState {
     /// when it wakes may be an earlier answer; the beat comes after that.
     fn beat_after(&self, time: u64) -> u64 {
         let awake = self.freezes.last().map_or(0, |(_, to)| *to);
-        // The beat after a slow answer, or of a lease that has been steady, comes later.
-        let mut beat = self.config.heartbeat_ms.max(self.config.lease_ms / 2);
+        // Of a lease that has been steady the beat comes later.
+        let mut beat = self.config.heartbeat_ms.max(self.config.lease_ms / 3);
         if self.beacon && self.config.idle_lease_ms > self.config.lease_ms {
             beat = beat.max(self.config.idle_lease_ms / 3);
         }

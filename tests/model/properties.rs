@@ -113,10 +113,12 @@ fn lively(world: &World, state: &State) -> bool {
     })
 }
 
-/// Where commands keep their order: else a take may overtake the quit of the one before.
+/// Where commands keep their order: else a take may overtake the quit of the one before. So it does where a page
+/// runs on that was told to stop: what it has left blindly is applied ahead of what it has sent before.
 fn bounded(world: &World, state: &State) -> bool {
     let queue = state.record.iter().flat_map(|record| &record.queue);
     !world.fifo
+        || world.half_asleep
         || world.kinds.iter().all(|kind| {
             let tab = tab_name(kind.tab);
             queue.clone().filter(|w| w.who.tab == tab).count() <= world.places

@@ -7,8 +7,8 @@ use crate::rules::MAX_LEASE_MS;
 /// is free again soon.
 pub const LEASE_DURATION_MS: u32 = 500;
 
-/// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing. (Where
-/// beacons and messages tell the rest, three times in a lease while nothing happens.)
+/// How often a holder renews, in ms. A tenth of the lease, so that a missed beat costs nothing. A lease that
+/// has become longer is renewed three times within its length.
 pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 
 /// How long a lease may become while nobody waits for it, in ms, if its holder has a beacon that tells
@@ -16,6 +16,11 @@ pub const EXTEND_LEASE_EVERY_MS: u32 = 50;
 /// that comes brings [`LEASE_DURATION_MS`] back. Only a holder that hangs when nobody waits keeps the lock
 /// for as long as this, or one that ends when nobody lives who has seen its beacon.
 pub const IDLE_LEASE_MS: u32 = 20_000;
+
+/// How many times [`LEASE_DURATION_MS`] a lease may become while somebody waits for it, if its holder has a
+/// beacon: once the same request has been next for so long. Only a holder that hangs then keeps the lock for
+/// as long as this. At most [`IDLE_LEASE_MS`].
+pub const STEADY_LEASES: u32 = 4;
 
 /// How long a lease is while the holder's page is hidden, in ms (see
 /// [`Lifecycle`](crate::Lifecycle)), since timers of hidden pages are up to a second late, and more on a

@@ -13,12 +13,14 @@ use tab_lease::rules::{
 };
 
 const LEN: u32 = 500;
+const STEADY: u32 = 2000;
 const IDLE: u32 = 5000;
 /// The first renewal of an idle lease asks for that.
 const LONGER: u32 = LEN + LEN * 2 / 7;
 const HIDDEN: u32 = 9000;
 const LENS: Lens = Lens {
     usual: LEN,
+    steady: STEADY,
     idle: IDLE,
     hidden: HIDDEN,
 };
@@ -52,6 +54,7 @@ fn bob() -> Requester {
 }
 
 /// A participant with its past, and a request counter.
+#[derive(Clone)]
 struct Tab {
     participant: Participant,
     past: Past,
@@ -594,6 +597,47 @@ fn an_idle_lease_is_about_as_long_as_it_was_unwanted_until_it_is_long_enough() {
     assert_eq!(len_of(&tab.lit_beat_at(ms(now + 1000))), IDLE);
 }
 
+#[test]
+fn a_lease_that_the_same_request_has_waited_for_long_is_long_but_not_for_another() {
+    let mut tab = Tab::holding(ms(0));
+    tab.participant.wanted(ms(0), &want());
+    let (mut now, mut lens) = (0, Vec::new());
+    while now < 8_000 {
+        now += u64::from(lens.last().map_or(150, |len| *len)) / 3;
+        let at = micros(now);
+        let renewal = tab.renew_with(ms(now), true);
+        lens.push(len_of(&renewal));
+        // Its stamp is new each time; that makes it no other.
+        let held = held_with(10, bob_at(at));
+        let renewed = tab.renewed(&renewal, ms(now), ms(now + 1), &held);
+        assert!(matches!(renewed, Renewed::Until(_)));
+        assert!(!tab.participant.is_too_long(ms(now + 1)));
+    }
+    let usual = lens.iter().filter(|len| **len == LEN).count();
+    assert!(usual > 10, "{usual}: it is the usual one for {STEADY} ms");
+    assert_eq!(lens.last(), Some(&STEADY));
+    assert!(lens.is_sorted());
+    // Without the beacon a death would be told no sooner than a hang.
+    assert_eq!(len_of(&tab.clone().renew_with(ms(now + 10), false)), LEN);
+    let another = Want {
+        who: who("carol", 1),
+        ..want()
+    };
+    tab.participant.wanted(ms(now + 10), &another);
+    assert!(tab.participant.is_too_long(ms(now + 10)));
+    assert_eq!(len_of(&tab.renew_with(ms(now + 10), true)), LEN);
+}
+
+#[test]
+fn a_lease_is_long_only_for_whoever_has_been_heard() {
+    let mut tab = Tab::holding(ms(0));
+    for now in (150..9_000).step_by(150) {
+        let renewal = tab.renew_with(ms(now), true);
+        tab.renewed(&renewal, ms(now), ms(now), &held_with(10, bob_at(0)));
+        assert_eq!(len_of(&renewal), if now == 150 { LONGER } else { LEN });
+    }
+}
+
 // ---- Hidden pages -------------------------------------------------------------------------------
 
 #[test]
@@ -605,7 +649,7 @@ fn a_hidden_holder_asks_for_a_longer_lease_whoever_waits() {
         }
         tab.participant.hide(true);
         assert_eq!(len_of(&tab.renew_with(ms(20), lit)), HIDDEN);
-        assert!(!tab.participant.is_too_long());
+        assert!(!tab.participant.is_too_long(ms(20)));
     }
 }
 
@@ -615,10 +659,10 @@ fn a_lease_that_is_shown_again_is_too_long_for_whoever_waits() {
     tab.participant.hide(true);
     tab.beat(ms(20), &held_with(10, bob_at(0)));
     tab.participant.hide(false);
-    assert!(tab.participant.is_too_long());
+    assert!(tab.participant.is_too_long(ms(100)));
     assert_eq!(len_of(&tab.renew_with(ms(100), false)), LEN);
     assert_eq!(tab.good_until(), ms(600) - MARGIN, "cut before the answer");
-    assert!(!tab.participant.is_too_long());
+    assert!(!tab.participant.is_too_long(ms(100)));
 }
 
 #[test]
@@ -1432,11 +1476,17 @@ fn a_message_of_another_epoch_is_ignored() {
 }
 
 #[test]
-fn a_message_whose_time_is_over_is_asked_about() {
-    for (now, over) in [(397, false), (398, true), (400, true), (9000, true)] {
+fn a_message_that_leaves_no_time_for_a_claim_is_asked_about() {
+    // A quarter of a lease, and the margin.
+    for (now, short) in [(272, false), (273, true), (400, true), (9000, true)] {
         for grant in [grant(), not_vouched(), by_store()] {
-            let heard = Tab::waiting().granted(ms(now), &grant);
-            assert_eq!(heard == Heard::Ask, over, "{now}");
+            for hidden in [false, true] {
+                let mut tab = Tab::waiting();
+                // Then it asks for a longer lease, but goes by what is usual.
+                tab.participant.hide(hidden);
+                let heard = tab.granted(ms(now), &grant);
+                assert_eq!(heard == Heard::Ask, short, "{now}");
+            }
         }
     }
 }

@@ -31,7 +31,6 @@ impl Hash for Contender {
             heartbeat_ms: _,
             first_pause_ms: _,
             longest_pause_ms: _,
-            margin: _,
             around: _,
             participant,
             turns,
@@ -132,9 +131,6 @@ impl Keeping {
             last_sent: _,
             store_failed,
             linger,
-            // How soon the next renewal follows, no more.
-            next: _,
-            same_since: _,
         } = self;
         (lease, epoch, token, guards, dirty, told).hash(state);
         // A renewal that is not on its way any more is one that will never be answered.

@@ -20,12 +20,9 @@ use crate::time::Duration;
 /// by then the receiver's [`Command::Claim`] has usually landed, and no pass is needed.
 const PASS_AFTER_MS: u64 = 10;
 
-/// How often a lease that is longer than usual is renewed within its length. So is one of the usual length
-/// while nothing happens: two renewals in a row may be late or fail.
+/// How often a lease that is longer than usual is renewed within its length: two renewals in a row may be late
+/// or fail.
 pub(super) const LONG_BEATS: u32 = 3;
-
-/// For how many leases the same one must have been next, for nothing to happen.
-const STEADY_LEASES: u32 = 4;
 
 /// A lease that is held here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +45,6 @@ pub(super) struct Keeping {
     /// The store has taken no renewal since the last that it took.
     pub(super) store_failed: bool,
     pub(super) linger: Linger,
-    /// Who is next, as far as is known …
-    pub(super) next: Option<u64>,
-    /// … and since when.
-    pub(super) same_since: Now,
 }
 
 /// A lease that nobody uses stays for a beat, if nobody wants it: taking it again costs nothing.
@@ -117,8 +110,6 @@ impl Contender {
             last_sent: cx.now(),
             store_failed: false,
             linger: Linger::No,
-            next: None,
-            same_since: cx.now(),
         });
         self.share_with_all(cx);
         if claims {
@@ -195,43 +186,18 @@ impl Contender {
                 self.linger(cx, lease);
             }
         }
-        if self.participant.is_too_long() && !renews {
+        if self.participant.is_too_long(cx.now()) && !renews {
             // Now, or with those of other names that are wanted as well: a page may be told so of hundreds.
             if let Some(next) = self.keeping.as_mut().and_then(|k| k.next_beat.as_mut()) {
                 *next = cx.now().min(*next);
             }
         }
-        self.note_next(cx.now());
     }
 
-    /// Notices since when the same one has been next.
-    fn note_next(&mut self, now: Now) {
-        let next = self.participant.next().map(|next| next.request);
-        if let Some(keeping) = &mut self.keeping
-            && keeping.next != next
-        {
-            (keeping.next, keeping.same_since) = (next, now);
-        }
-    }
-
-    /// How soon the next renewal follows one that is sent now. Where beacons tell of a death and messages of
-    /// a waiter, a lease of the usual length is renewed less often once nothing has happened for a while:
-    /// what is left to be seen then is a holder that hangs, and how long that takes depends on the lease's
-    /// length.
-    fn pace(&self, now: Now) -> Duration {
-        let beat = self.heartbeat();
+    /// How soon the next renewal follows one that is sent now.
+    fn pace(&self) -> Duration {
         let long = self.participant.long().map(|long| long / LONG_BEATS);
-        let lease = Duration::from_millis(self.lease_ms.into());
-        let is_same = |k: &Keeping| k.next.is_some() && now >= k.same_since + lease * STEADY_LEASES;
-        let told = self.around.beacons && self.around.complete && self.has_a_fine_clock();
-        let steady = told && self.keeping.as_ref().is_some_and(is_same);
-        let steady = steady.then(|| lease / LONG_BEATS);
-        long.or(steady).unwrap_or(beat).max(beat)
-    }
-
-    /// Whether so little of a lease is lost to the clock that renewals need not be as early as they can be.
-    fn has_a_fine_clock(&self) -> bool {
-        self.margin <= Duration::from_millis(self.lease_ms.into()) / 20
+        self.heartbeat().max(long.unwrap_or_default())
     }
 
     fn linger(&mut self, cx: &mut Context<'_>, lease: LeaseId) {
@@ -350,7 +316,7 @@ impl Contender {
     /// Sends a renewal, or the claim.
     fn renew(&mut self, cx: &mut Context<'_>) {
         let id = self.send_renewal(cx);
-        let pace = self.pace(cx.now());
+        let pace = self.pace();
         if let Some(id) = id
             && let Some(keeping) = &mut self.keeping
         {

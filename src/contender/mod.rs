@@ -28,7 +28,7 @@ mod timers;
 
 pub use timers::Timer;
 
-use crate::config::Config;
+use crate::config::{Config, STEADY_LEASES};
 use crate::error::LossReason;
 use crate::message::Message;
 use crate::participant::{Heard, Lens, Now, Participant, Past, Wanted};
@@ -252,8 +252,6 @@ pub struct Contender {
     heartbeat_ms: u32,
     first_pause_ms: u32,
     longest_pause_ms: u32,
-    /// Two granules of the clock.
-    margin: Now,
     around: Around,
     participant: Participant,
     turns: Turns,
@@ -305,6 +303,10 @@ impl Contender {
     pub fn new(tab: String, config: &Config, around: Around, margin: Now) -> Self {
         let lens = Lens {
             usual: config.lease_ms,
+            steady: config
+                .lease_ms
+                .saturating_mul(STEADY_LEASES)
+                .min(config.idle_lease_ms),
             idle: config.idle_lease_ms,
             hidden: config.hidden_lease_ms,
         };
@@ -313,7 +315,6 @@ impl Contender {
             heartbeat_ms: config.heartbeat_ms,
             first_pause_ms: config.initial_backoff_ms,
             longest_pause_ms: config.max_backoff_ms,
-            margin,
             around,
             participant: Participant::new(tab, lens, margin),
             turns: Turns::default(),

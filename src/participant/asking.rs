@@ -463,7 +463,10 @@ impl Participant {
         };
         let until = Duration::from_micros(grant.until);
         let sure = seen.is_some_and(|seen| grant.granted || grant.vouched || own_look(seen));
-        if !sure || asking.request.takeovers > 0 || now + self.margin >= until {
+        // The giver leaves half of a lease; but it counts from a stamp that may have been old when it was
+        // first read. The claim must have time to land.
+        let lasts = now + self.margin + millis(self.lens.usual) / 4 < until;
+        if !sure || asking.request.takeovers > 0 || !lasts {
             asking.grant = Some(grant.clone());
             return Heard::Ask;
         }

@@ -4,8 +4,8 @@ use crate::time::Duration;
 
 use super::asking::Request;
 use super::{
-    Due, Grant, Holding, Now, Participant, Past, Release, Renewed, State, Want, Wanted, micros,
-    millis,
+    Due, Grant, Holding, Lens, Now, Participant, Past, Release, Renewed, State, Want, Wanted,
+    micros, millis,
 };
 use crate::rules::{Command, Fence, Outcome, Requester, Waiter};
 
@@ -35,6 +35,8 @@ struct Head {
     at: Now,
     /// … and when it was read here.
     read: Now,
+    /// Since when it has been known by a message of its own: then its leaving will be heard, too.
+    heard: Option<Now>,
     /// It was read in the record, under the token that is held.
     vouched: bool,
 }
@@ -92,8 +94,10 @@ impl Tenure {
             return;
         };
         let at = Duration::from_micros(head.at);
+        let known = known.filter(|known| known.who == head.who);
+        let heard = known.as_ref().and_then(|known| known.heard);
         // The same stamp counts from when it was first read; a later one, from now.
-        let (at, read) = match known.filter(|known| known.who == head.who) {
+        let (at, read) = match known {
             Some(known) if known.at >= at => (known.at, known.read),
             _ => (at, now),
         };
@@ -102,6 +106,7 @@ impl Tenure {
             len: head.len,
             at,
             read,
+            heard,
             vouched: true,
         });
     }
@@ -147,9 +152,29 @@ impl Participant {
 
     /// Whether the lease held is longer than whoever waits for it should have to wait.
     #[must_use]
-    pub fn is_too_long(&self) -> bool {
-        let too_long = |tenure: &Tenure| tenure.head.is_some() && tenure.holding.len > self.len();
-        self.tenure().is_some_and(too_long)
+    pub fn is_too_long(&self, now: Now) -> bool {
+        let longest = self.len().max(self.longest(now));
+        self.tenure()
+            .is_some_and(|tenure| tenure.holding.len > longest)
+    }
+
+    /// How long the lease held may become, in ms, while nothing happens: nobody waits, or for as long as that
+    /// the same request does, whose leaving will be heard.
+    fn longest(&self, now: Now) -> u32 {
+        let Lens {
+            usual,
+            steady,
+            idle,
+            ..
+        } = self.lens;
+        let head = self.tenure().and_then(|tenure| tenure.head.as_ref());
+        match head {
+            None => idle,
+            Some(Head {
+                heard: Some(since), ..
+            }) if now >= *since + millis(steady) => steady,
+            Some(_) => usual,
+        }
     }
 
     /// Whether a lease is held that the store does not know of yet, as far as is known here.
@@ -174,20 +199,21 @@ impl Participant {
     /// What the heartbeat has to do now; `None` when nothing is held. `beacon`: whether this tab holds
     /// its beacon.
     ///
-    /// With a beacon and nobody waiting, each renewal asks for two sevenths more than the one before, up
-    /// to the idle length. There are three renewals in a lease, so it stays a little shorter than the
-    /// time for which nobody has wanted it: the longer that is, the less the lease costs. And a tab that
-    /// crashes soon costs little to one that is opened after that, and has not seen its beacon.
+    /// With a beacon, and while nothing happens, each renewal asks for two sevenths more than the one before,
+    /// up to the [longest](Self::longest) that may be. There are three renewals in a lease, so it stays a
+    /// little shorter than the time for which nothing has happened: the longer that is, the less the lease
+    /// costs. And a tab that crashes soon costs little to one that is opened after that, and has not seen its
+    /// beacon.
     pub fn due(&mut self, past: &mut Past, now: Now, beacon: bool, wall: u64) -> Option<Due> {
         let request = self.tenure()?.request;
         if self.holding(now).is_none() {
             return self.end(past).map(Due::Expired);
         }
         let who = self.requester(request.id);
-        let (mut len, longest, held_up) = (self.len(), self.lens.idle, self.is_held_up(now));
+        let (mut len, longest, held_up) = (self.len(), self.longest(now), self.is_held_up(now));
         let tenure = self.tenure_mut()?;
         let giver = tenure.unclaimed_of().cloned();
-        if giver.is_none() && beacon && tenure.head.is_none() {
+        if giver.is_none() && beacon {
             let longer = tenure.holding.len + (tenure.holding.len * 2 / 7).max(1);
             len = len.max(longer.min(longest));
         }
@@ -347,13 +373,14 @@ impl Participant {
         if !want.queued {
             return Wanted::ByTry;
         }
-        let known = tenure.head.take();
-        let vouched = known.is_some_and(|head| head.who == want.who && head.vouched);
+        let known = tenure.head.take().filter(|head| head.who == want.who);
+        let (heard, vouched) = known.map_or((None, false), |head| (head.heard, head.vouched));
         tenure.head = Some(Head {
             who: want.who.clone(),
             len: want.len,
             at: Duration::from_micros(want.at),
             read: now,
+            heard: heard.or(Some(now)),
             vouched,
         });
         Wanted::ByHead

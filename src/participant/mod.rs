@@ -243,6 +243,8 @@ pub enum Release {
 pub struct Lens {
     /// While somebody may wait.
     pub usual: u32,
+    /// At most, once the same request has waited for so long, and a beacon tells of our death.
+    pub steady: u32,
     /// At most, while nobody waits and a beacon tells of our death.
     pub idle: u32,
     /// While the page is hidden.

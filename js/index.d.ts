@@ -219,14 +219,14 @@ export interface LocksSettings {
    * While nobody waits, and where there are Web Locks, a lease grows to about as long as nobody has waited,
    * up to 20 000 ms; the first tab that waits brings `leaseMs` back at once. So a tab that hangs with nobody
    * waiting yet keeps the lock from one that comes later for that long. So does one that crashes, if no tab
-   * that lives has met it before. In a hidden tab a lease is at least 10 000 ms long, because its timers
+   * that lives has met it before. If the same tab is next for four times `leaseMs`, the lease grows to that
+   * length, until another tab is next. In a hidden tab a lease is at least 10 000 ms long, because its timers
    * are late.
    */
   leaseMs?: number;
   /**
    * How often it is renewed while somebody waits, in whole ms, below `leaseMs`. Default: a tenth of
-   * `leaseMs`. Where there are Web Locks it is renewed three times within `leaseMs` once nothing else has
-   * happened for four times that long, if that is less often.
+   * `leaseMs`. A lease that has grown is renewed three times within its length.
    */
   heartbeatMs?: number;
   /**

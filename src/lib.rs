@@ -65,7 +65,7 @@ mod wake;
 
 pub use config::{
     Config, EXTEND_LEASE_EVERY_MS, HIDDEN_LEASE_MS, IDLE_LEASE_MS, INITIAL_BACKOFF_MS,
-    LEASE_DURATION_MS, MAX_BACKOFF_MS, PLACES,
+    LEASE_DURATION_MS, MAX_BACKOFF_MS, PLACES, STEADY_LEASES,
 };
 pub use error::{ConfigError, LeaseLost, LockError, LossReason};
 pub use fence::Fencing;

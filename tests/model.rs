@@ -53,6 +53,8 @@ mod mutation;
 mod progress;
 #[path = "model/properties.rs"]
 mod properties;
+#[path = "model/shared.rs"]
+mod shared;
 #[path = "model/tab.rs"]
 mod tab;
 #[path = "model/turns.rs"]

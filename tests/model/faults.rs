@@ -2,6 +2,7 @@
 
 use tab_lease::rules::{Command, Fence, Outcome, Proof, Record, Requester, Take};
 
+use crate::shared::Shared;
 use crate::world::{State, Tab, World, tab_name};
 
 /// G2 is broken.
@@ -47,7 +48,7 @@ impl World {
     }
 
     /// A request that was handed on is spent.
-    pub fn fault_of_ghosts(&self, tabs: &[Tab], write: &Record) -> Option<&'static str> {
+    pub fn fault_of_ghosts(&self, tabs: &[Shared<Tab>], write: &Record) -> Option<&'static str> {
         let mut handed_on = tabs.iter().zip(&self.kinds).filter_map(|(tab, kind)| {
             let tab_name = tab_name(kind.tab);
             tab.handed_on.map(|request| (tab_name, request))

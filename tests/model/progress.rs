@@ -4,13 +4,14 @@ use tab_lease::contender::Timer;
 use tab_lease::rules::Record;
 
 use crate::mutation::Mutation;
+use crate::shared::Shared;
 use crate::world::{Action, Budget, Deed, Life, Locks, State, Tab, Waits, World, tab_name};
 
 impl World {
     /// G3: nothing is under way and nothing goes wrong any more. Then every tab that runs gets the lock
     /// if it wants it: at once if nothing ever went wrong, else within the recorded lease.
     pub fn recovers(&self, state: &State) -> bool {
-        let quiet = |tab: &Tab| tab.outbox.is_empty() && tab.inbox.is_empty();
+        let quiet = |tab: &Shared<Tab>| tab.outbox.is_empty() && tab.inbox.is_empty();
         if !state.tabs.iter().all(quiet) || state.open.is_some() {
             // It gets quiet by steps that the checker takes as well.
             return true;
@@ -54,7 +55,7 @@ impl World {
         let mut state = state.clone();
         // Messages may be lost, always.
         state.mail.clear();
-        let runs = |tab: &Tab| tab.life == Life::Awake && !tab.suspended;
+        let runs = |tab: &Shared<Tab>| tab.life == Life::Awake && !tab.suspended;
         let mut wait: Vec<bool> = state.tabs.iter().map(runs).collect();
         for _ in 0..=patience {
             // Rounds enough for one to release to the other, in whatever order they look.

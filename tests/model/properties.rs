@@ -76,7 +76,7 @@ fn exclusion(world: &World, state: &State) -> bool {
 
 /// Whoever believes has the newest token. (A holder by delegation has one more than the record.)
 fn superseded(world: &World, state: &State) -> bool {
-    let Some(record) = &state.record else {
+    let Some(record) = &*state.record else {
         return true;
     };
     beliefs(world, state).all(|l| l.epoch != record.epoch || l.token >= record.token)

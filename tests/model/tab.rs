@@ -17,6 +17,7 @@ use tab_lease::rules::{Command, Outcome, Proof, Requester, Take};
 use tab_lease::turns::PATIENCE_MS;
 
 use crate::mutation::Mutation;
+use crate::shared::Shared;
 use crate::world::{
     Action, Answer, Caller, Deed, Kind, Lease, Life, Locks, Pace, Sent, Started, State, Tab, Waits,
     What, World, millis, tab_name,
@@ -203,7 +204,7 @@ impl World {
             evidence,
             requests,
             ..
-        } = &mut state.tabs[i];
+        } = &mut *state.tabs[i];
         let at = Moment {
             now,
             wall_ms,
@@ -260,7 +261,7 @@ impl World {
             self.perform(state, i, event, act);
         }
         self.publish(state, i, event);
-        let tab = &mut state.tabs[i];
+        let tab = &mut *state.tabs[i];
         if tab
             .lease
             .is_some_and(|l| tab.contender.lease() != Some(l.id))
@@ -842,7 +843,7 @@ impl World {
                 sent.awaited = false;
             }
             // What it knew does not matter any more.
-            *tab = Tab {
+            **tab = Tab {
                 life: Life::Crashed,
                 called: self.kinds[j].calls.len(),
                 handed_on: tab.handed_on,
@@ -862,7 +863,7 @@ impl World {
                 self.feed(state, i, Event::Closing);
             }
         }
-        state.record = None;
+        *state.record = None;
     }
 
     // ---- Beacons --------------------------------------------------------------------------------
@@ -902,7 +903,7 @@ impl World {
     pub fn hark(&self, state: &mut State, i: usize, word: Word) {
         let Tab {
             evidence, watched, ..
-        } = &mut state.tabs[i];
+        } = &mut *state.tabs[i];
         let Some(suspect) = watched.clone() else {
             return;
         };
@@ -1037,7 +1038,7 @@ impl World {
         &self,
         state: &State,
         i: usize,
-        (tab, past): &(Tab, Past),
+        (tab, past): &(Shared<Tab>, Past),
         event: &Event,
         out: &mut Vec<Act>,
     ) {
@@ -1071,7 +1072,7 @@ impl World {
         state: &mut State,
         i: usize,
         event: &Event,
-        (before, past): &(Tab, Past),
+        (before, past): &(Shared<Tab>, Past),
         out: &mut Vec<Act>,
     ) {
         let delegates = out

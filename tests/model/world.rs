@@ -30,6 +30,7 @@ use tab_lease::rules::{self, Command, Fence, Fenced, Outcome, Record, Requester,
 use crate::faults::{commit, fault_of_answer, fault_of_hands};
 use crate::mutation::Mutation;
 use crate::properties;
+use crate::shared::Shared;
 
 /// One lock object, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,11 +272,11 @@ pub struct Started {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub now: u64,
-    pub record: Option<Record>,
-    pub tabs: Vec<Tab>,
+    pub record: Shared<Option<Record>>,
+    pub tabs: Vec<Shared<Tab>>,
     pub pasts: Vec<Past>,
     /// In an order of its own, so that what was sent first makes no difference.
-    pub mail: Vec<Message>,
+    pub mail: Shared<Vec<Message>>,
     pub left: Budget,
     /// Whether the wall clock is in the other age.
     pub wall_jumped: bool,
@@ -369,12 +370,13 @@ impl Model for World {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
+        let tabs = self.kinds.iter().map(|kind| self.tab(kind));
         let mut state = State {
             now: 0,
-            record: None,
-            tabs: self.kinds.iter().map(|kind| self.tab(kind)).collect(),
+            record: Shared::new(None),
+            tabs: tabs.map(Shared::new).collect(),
             pasts: vec![Past::default(); self.kinds.len()],
-            mail: Vec::new(),
+            mail: Shared::new(Vec::new()),
             left: self.budget,
             wall_jumped: false,
             started: None,
@@ -652,7 +654,7 @@ impl World {
             }
             Action::Delete => {
                 state.left.deletions -= 1;
-                state.record = None;
+                *state.record = None;
             }
             Action::Close => {
                 state.left.closings -= 1;
@@ -739,14 +741,16 @@ impl World {
             state.fault = state.fault.or(self.fault_of_queue(found, command, write));
             state.fault = state.fault.or(self.fault_of_ghosts(&state.tabs, write));
         }
-        state.record = write.or(state.record.take());
+        if write.is_some() {
+            *state.record = write;
+        }
         state.fault = fault_of_answer(state.record.as_ref(), command, &outcome).or(state.fault);
         outcome
     }
 
     /// What a look shows. It changes nothing.
     fn look(&self, state: &State, take: &Take) -> Outcome {
-        let Some(record) = &state.record else {
+        let Some(record) = &*state.record else {
             return CHANGE;
         };
         if self.mutated(Mutation::LooksAway) && record.holder.as_ref() == Some(&take.who) {
@@ -783,7 +787,7 @@ impl World {
             return Outcome::Refused;
         }
         if let Fenced::Claimed(record) = fenced {
-            state.record = Some(record);
+            *state.record = Some(record);
         }
         state.open = Some((i, lease.clone()));
         PASSED
@@ -894,7 +898,7 @@ impl World {
     /// A database is deleted when all have closed it; that takes a tab that runs, and its transactions
     /// to be over.
     fn can_close(&self, state: &State) -> bool {
-        let ready = |tab: &Tab| tab.life != Life::Asleep && tab.outbox.is_empty();
+        let ready = |tab: &Shared<Tab>| tab.life != Life::Asleep && tab.outbox.is_empty();
         state.open.is_none() && state.tabs.iter().all(ready)
     }
 

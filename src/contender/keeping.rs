@@ -20,8 +20,8 @@ use crate::time::Duration;
 /// by then the receiver's [`Command::Claim`] has usually landed, and no pass is needed.
 const PASS_AFTER_MS: u64 = 10;
 
-/// How often a lease that is longer than usual is renewed within its length: two renewals in a row may be late
-/// or fail.
+/// How often a lease that is longer than usual is renewed within its length: two renewals in a row may be
+/// late or fail.
 pub(super) const LONG_BEATS: u32 = 3;
 
 /// A lease that is held here.

@@ -102,7 +102,7 @@ const STAGES = {
 };
 
 const WHAT = {
-  lint: "cargo fmt and clippy, native and wasm32; oxlint and tsc over js/; that the house is tidy",
+  lint: "cargo fmt and clippy, native and wasm32; oxlint and tsc over the JavaScript; that the house is tidy",
   native: "the rules, the lock and the memory store, natively",
   wasm: "the IndexedDB store in Chromium and Firefox: window, dedicated worker, shared worker",
   browser: "real Chromium tabs, and the benchmark",

@@ -1,23 +1,22 @@
 //! The driver: performs what contenders decide, and tells them what happens. The only room that awaits.
 //!
-//! One for a tab and a store. It owns a [`Contender`] for each lock object, one timer for all of them, one
-//! ear for messages, and sends what is due together together.
+//! There is one driver for a tab and a store. It owns a [`Contender`] for each lock object, one timer for all
+//! of them and one ear for messages. What is due at the same time it sends together.
 //!
 //! # The contract
 //!
 //! **Every action is performed, in order, before the next event is handled, and never under the mutex.**
 //! An action may come back as an event. A caller that comes in while the driver is [at it](Core::at_it),
-//! further up the stack or on another thread, only queues its event. What is fed is handled by the time that
-//! the outermost [`Driver::run`] returns.
+//! further up the stack or on another thread, only queues its event. All queued events are handled by the
+//! time that the outermost [`Driver::run`] returns.
 //!
-//! A lease that has run out is told before anything else is heard; what has been heard comes before other
-//! timers.
+//! A lease that has expired is told before any other event is handled. Events come before other timers.
 //!
 //! # Places
 //!
-//! Of one key, a tab has a bounded number of requests in the queue: [`places`] says what that means, and who
-//! moves up. Here it is counted: over all lock objects of a key, from what their contenders say of
-//! themselves.
+//! A tab has a bounded number of requests in the queue of one key: [`places`] says what that means, and
+//! which lock object moves up. Here they are counted: over all lock objects of a key, from what their
+//! contenders say of themselves.
 
 mod calls;
 mod sending;
@@ -37,8 +36,9 @@ use crate::guard::{self, Lease, ObjectId, Port};
 use crate::lifecycle::{Lifecycle, Live};
 use crate::liveness::Liveness;
 use crate::message::Message;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::participant::{Now, Past};
-use crate::platform::{self, Clock, Job, Mutex, MutexGuard, Spawner};
+use crate::platform::{self, Clock, Job, Spawner};
 use crate::rules::{Command, Fence};
 use crate::store::BackingStore;
 use crate::time::Duration;
@@ -46,7 +46,7 @@ use crate::wake::{Listen, Wake};
 use calls::Slot;
 use sending::Parcel;
 
-/// What there is around the locks of a tab: given at birth.
+/// What there is around the locks of a tab, from the start.
 #[derive(Clone, Default)]
 pub(crate) struct Surroundings {
     pub(crate) wake: Option<Wake>,
@@ -58,7 +58,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct Driver<S: BackingStore> {
     pub(crate) store: Arc<S>,
     pub(crate) around: Surroundings,
-    /// Who this tab is in a record.
+    /// The name of this tab in records.
     tab: String,
     pub(crate) clock: Clock,
     core: Mutex<Core<S::Error>>,
@@ -66,10 +66,10 @@ pub(crate) struct Driver<S: BackingStore> {
 }
 
 struct Core<E> {
-    /// By their numbers, which grow.
+    /// Sorted by their ids, which grow.
     objects: Vec<Object>,
     next_object: ObjectId,
-    /// Calls that have not got their answer, by their numbers, which grow.
+    /// Calls that have not got their answer, sorted by their ids, which grow.
     calls: Vec<(CallId, Slot<E>)>,
     events: Vec<(ObjectId, Event)>,
     /// How many of the events have been handled.
@@ -79,24 +79,25 @@ struct Core<E> {
     performed: usize,
     /// Commands that leave together, when nothing else is left to do.
     outbox: Vec<Parcel>,
-    /// How commands failed, until those who sent them are told.
+    /// How commands failed, until the calls that sent them are told.
     failed: Vec<sending::Failure<E>>,
     /// Actions are being performed, further up the stack or on another thread.
     at_it: bool,
     /// Renewals have been sent just now: others that are due soon go with them.
     beats: bool,
-    /// So are looks.
+    /// Looks have been sent just now: others that are due soon go with them.
     looks: bool,
     /// How many transactions of renewals are on their way.
     renewing: usize,
-    /// How many with claims are on their way.
+    /// How many transactions with claims are on their way.
     claiming: usize,
-    /// Leases whose claims wait for those: of many that begin in one moment each would be a transaction.
+    /// Leases whose claims wait for these transactions. If many leases begin in one moment, their claims
+    /// leave together, not in a transaction each.
     aside: Vec<(ObjectId, LeaseId)>,
     /// The runtime of the latest caller: a guard may be dropped outside of it.
     spawner: Option<Spawner>,
     timer: Option<(Now, platform::Timer)>,
-    /// When the alarm for the end of a lease goes off.
+    /// When the alarm for the expiry of a lease goes off.
     alarm: Option<Now>,
     closing: Option<Job>,
     beacon: Option<Job>,
@@ -110,23 +111,24 @@ struct Object {
     key: Arc<str>,
     contender: Contender,
     past: Arc<Mutex<Past>>,
-    /// The present lease, and those given up of which the store has not been told.
+    /// The present lease, and leases that were given up and of which the store has not been told.
     leases: Vec<Arc<Lease>>,
     watch: Option<Job>,
-    /// What its contender says of its timers.
+    /// The contender's first timer.
     due: Option<(Now, Timer)>,
+    /// When the contender's timer for expiry is due.
     expiry: Option<Now>,
-    /// What it says of the places of its key.
+    /// Whether the contender has a place in the queue, or waits for one.
     standing: Standing,
 }
 
 /// For how long a renewal that is due waits for those that are on their way: a tenth of the usual lease.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Something that a contender decides.
+/// Something that a contender is asked to decide.
 type Decision<'a> = dyn FnMut(&mut Contender, &mut Past, Moment<'_>, &mut Vec<Action>) + 'a;
 
-/// What is to be done next.
+/// What the driver does next.
 enum Step {
     Perform(ObjectId, Action),
     Send(Vec<Parcel>),
@@ -188,7 +190,7 @@ impl<S: BackingStore> Driver<S> {
         let mut core = self.core();
         let id = core.next_object;
         core.next_object += 1;
-        // Those of one key share it, by which they are found.
+        // Lock objects of one key share the text, and are found by that.
         let known = core.objects.iter().find(|object| *object.key == *key);
         let key = known.map_or_else(|| key.into(), |object| Arc::clone(&object.key));
         core.objects.push(Object {
@@ -218,7 +220,7 @@ impl<S: BackingStore> Driver<S> {
 
     /// Handles what has happened, and whatever is due. The only way in.
     fn run(&self) {
-        // The driver is at it already, up the stack or on another thread, and does this too.
+        // The driver that is at it already, up the stack or on another thread, does this too.
         if std::mem::replace(&mut self.core().at_it, true) {
             return;
         }
@@ -231,7 +233,7 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Something has happened to a lock object.
+    /// Hands an event to a lock object.
     pub(crate) fn tell(&self, object: ObjectId, event: Event) {
         self.core().events.push((object, event));
         self.run();
@@ -247,8 +249,8 @@ impl<S: BackingStore> Driver<S> {
         self.run();
     }
 
-    /// The next action; where there is none, the next event is handled. In the end what was collected is
-    /// sent, and the timer set.
+    /// The next action. If there is none, the next event is handled first. When nothing is left to do, what
+    /// was collected is sent, and the timer is set.
     fn next(&self) -> Step {
         let core = &mut *self.core();
         loop {
@@ -278,7 +280,7 @@ impl<S: BackingStore> Driver<S> {
         Step::Rest
     }
 
-    /// Lets a contender decide something.
+    /// Lets a contender decide something, and queues the actions that follow.
     fn decide(&self, core: &mut Core<S::Error>, now: Now, id: ObjectId, decide: &mut Decision<'_>) {
         static REQUESTS: AtomicU64 = AtomicU64::new(1);
         let Some(place) = core.place_of(id) else {
@@ -355,7 +357,7 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Watches the beacon of that tab for a lock object, and no other.
+    /// Watches the beacon of `tab` for a lock object, and no other beacon. `None`: watches none.
     fn watch(&self, object: ObjectId, tab: Option<String>) {
         let spawner = self.core().spawner.clone();
         let job = tab.and_then(|tab| {
@@ -402,7 +404,7 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// The lease of a call that was settled. It is made when the first guard is.
+    /// The lease that a call was settled with. It is made with its first guard.
     fn lease(
         &self,
         object: ObjectId,
@@ -434,9 +436,9 @@ impl<S: BackingStore> Driver<S> {
         Some(lease)
     }
 
-    /// Until the store is closed from outside: then all leases are lost, all requests are forgotten, and
-    /// what is sent next is watched over anew. From the first take on: what that is answered may be about a
-    /// database that is gone by then.
+    /// Watches, from the first command on, whether the store is closed from outside. Then all leases are lost
+    /// and all requests are forgotten, since answers may be about a database that is gone. The next command
+    /// starts the watch anew.
     fn watch_closing(&self) {
         if self.core().closing.is_some() {
             return;
@@ -485,12 +487,12 @@ impl<S: BackingStore> Driver<S> {
             .map(|spawner| Job::start(spawner, wait));
     }
 
-    /// One timer for all, which is only ever moved to be earlier: one that fires too early only looks. It
-    /// keeps the driver while anything is due.
+    /// Sets the one timer for all lock objects. It is only ever moved to an earlier time: a timer that fires
+    /// too early costs a look. It keeps the driver alive while anything is due.
     fn arm(&self, core: &mut Core<S::Error>) {
         let objects = core.objects.iter();
         if !objects.clone().any(|object| object.contender.is_engaged()) {
-            // Nothing is held or asked for, so nobody need be told.
+            // Nothing is held or asked for: a closing would matter to no lock object.
             core.closing = None;
         }
         let due = objects.clone().filter_map(|object| object.due);
@@ -549,7 +551,7 @@ impl<E> Core<E> {
             .ok()
     }
 
-    /// Whether that lock object may take a place in the queue of its key.
+    /// Whether the lock object at `place` may take a place in the queue of its key.
     fn may_queue(&self, place: usize) -> bool {
         let me = &self.objects[place];
         let others = self.objects.iter();
@@ -557,7 +559,7 @@ impl<E> Core<E> {
         places::may_queue(PLACES, me.standing, others.map(|other| other.standing))
     }
 
-    /// A place of the same key may have become free: the lock object that moves up is told.
+    /// Tells the lock object that moves up, if a place in the queue of this key has become free.
     fn move_up(&mut self, place: usize) {
         let key = &self.objects[place].key;
         let of_key = self.objects.iter();
@@ -569,8 +571,8 @@ impl<E> Core<E> {
         }
     }
 
-    /// When what is due then is done: a renewal not while others are on their way, for as long as that does
-    /// not matter. Those that become due meanwhile go together, in one transaction and not in one each.
+    /// When to do what is due at `at`. A renewal waits a little while others are on their way: renewals that
+    /// become due meanwhile go with it, in one transaction and not in one each.
     fn patiently(&self, (at, timer): (Now, Timer)) -> Now {
         if timer == Timer::Beat && self.renewing > 0 {
             at + PATIENCE
@@ -634,7 +636,7 @@ impl<E> Core<E> {
 }
 
 impl Object {
-    /// What others go by of what its contender says: here, and nowhere else.
+    /// Copies what guards, timers and places read of the contender's state. The only place that does.
     fn publish(&mut self) {
         let (present, good_until) = (self.contender.lease(), self.contender.good_until());
         for lease in &self.leases {
@@ -676,8 +678,8 @@ impl<S: BackingStore> Listen for Driver<S> {
         self.core().objects.iter().any(|object| *object.key == *key)
     }
 
-    /// Those that wait in the tab, without a request, are told nothing: there may be many. One is told in any
-    /// case: what is heard is remembered for all of a key.
+    /// Lock objects that wait in the tab, without a request, are told nothing: there may be many. One of a
+    /// key is told in any case, since what it hears is remembered for all of them.
     fn hear(&self, key: &str, message: &Message) {
         {
             let core = &mut *self.core();

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use crate::contender::{Event, LeaseId};
 use crate::error::{LeaseLost, LossReason};
-use crate::platform::{Clock, MaybeSend, MaybeSync, Mutex, MutexGuard};
+use crate::mutex::{Mutex, MutexGuard};
+use crate::platform::{Clock, MaybeSend, MaybeSync};
 use crate::rules::Fence;
 use crate::time::Duration;
 

@@ -45,6 +45,7 @@ mod lifecycle;
 mod liveness;
 mod lock;
 pub mod message;
+mod mutex;
 pub mod participant;
 pub mod platform;
 pub mod rules;

@@ -18,7 +18,8 @@ mod page;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use crate::platform::{MaybeSend, MaybeSync, Mutex, MutexGuard};
+use crate::mutex::{Mutex, MutexGuard};
+use crate::platform::{MaybeSend, MaybeSync};
 use crate::sync::Notify;
 
 /// Is told what happens to the page.

@@ -22,8 +22,7 @@ pub(crate) use sys::rest;
 #[cfg(target_arch = "wasm32")]
 pub use sys::step_back;
 pub use sys::{
-    BoxFuture, Clock, Job, MaybeSend, MaybeSync, Mutex, MutexGuard, Spawner, Timer, alarm, behind,
-    sleep, wall_ms,
+    BoxFuture, Clock, Job, MaybeSend, MaybeSync, Spawner, Timer, alarm, behind, sleep, wall_ms,
 };
 
 /// A random number below 2⁵³ − 2³², drawn from the system's or the browser's generator.

@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use crate::platform::{Mutex, MutexGuard};
+use crate::mutex::{Mutex, MutexGuard};
 
 /// Tells tasks that something has changed.
 #[derive(Default)]

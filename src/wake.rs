@@ -10,7 +10,8 @@ mod broadcast_channel;
 use std::sync::{Arc, Weak};
 
 use crate::message::Message;
-use crate::platform::{MaybeSend, MaybeSync, Mutex};
+use crate::mutex::Mutex;
+use crate::platform::{MaybeSend, MaybeSync};
 
 /// Hears what is said about some keys.
 pub(crate) trait Listen: MaybeSend + MaybeSync {

@@ -818,79 +818,81 @@ fn a_call_that_was_held_back_for_long_enough_shares() {
 
 // ---- Losses -----------------------------------------------------------------------------------
 
+type WayToLose = fn(&mut Tab, &mut Option<Record>, LeaseId) -> Vec<Action>;
+
+const WAYS_TO_LOSE: [(WayToLose, LossReason); 9] = [
+    (
+        // This page was stopped.
+        |tab, _, _| {
+            tab.pass_time(5_000);
+            tab.fire(Timer::Expiry)
+        },
+        LossReason::Expired,
+    ),
+    (
+        // A fenced transaction finds it first.
+        |tab, _, lease| {
+            tab.pass_time(5_000);
+            tab.fence(lease).1
+        },
+        LossReason::Expired,
+    ),
+    (
+        // The store fails …
+        |tab, _, _| {
+            let actions = tab.wait_for(Timer::Beat, 50);
+            tab.fail(only_send(&actions));
+            tab.pass_time(5_000);
+            tab.fire(Timer::Expiry)
+        },
+        LossReason::StoreFailed,
+    ),
+    (
+        // … which a fenced transaction finds first …
+        |tab, _, lease| {
+            let actions = tab.wait_for(Timer::Beat, 50);
+            tab.fail(only_send(&actions));
+            tab.pass_time(5_000);
+            tab.fence(lease).1
+        },
+        LossReason::StoreFailed,
+    ),
+    (
+        // … or it does not answer.
+        |tab, _, _| {
+            tab.wait_for(Timer::Beat, 50);
+            tab.wait_for(Timer::Expiry, 448)
+        },
+        LossReason::StoreFailed,
+    ),
+    (
+        |tab, record, _| {
+            let actions = tab.wait_for(Timer::Beat, 50);
+            *record = None;
+            tab.answer(record, only_send(&actions))
+        },
+        LossReason::Superseded,
+    ),
+    (
+        |tab, _, lease| {
+            let fence = tab.fence(lease).0.expect("it holds");
+            tab.feed(Event::FenceRefused(fence))
+        },
+        LossReason::Superseded,
+    ),
+    (
+        |tab, _, _| tab.feed(Event::Closing),
+        LossReason::StoreClosed,
+    ),
+    (
+        |tab, _, _| tab.feed(Event::Suspended(true)),
+        LossReason::Suspended,
+    ),
+];
+
 #[test]
 fn every_loss_has_one_reason_whoever_finds_it() {
-    type Way = fn(&mut Tab, &mut Option<Record>, LeaseId) -> Vec<Action>;
-    let ways: [(Way, LossReason); 9] = [
-        (
-            // This page was stopped.
-            |tab, _, _| {
-                tab.pass_time(5_000);
-                tab.fire(Timer::Expiry)
-            },
-            LossReason::Expired,
-        ),
-        (
-            // A fenced transaction finds it first.
-            |tab, _, lease| {
-                tab.pass_time(5_000);
-                tab.fence(lease).1
-            },
-            LossReason::Expired,
-        ),
-        (
-            // The store fails …
-            |tab, _, _| {
-                let actions = tab.wait_for(Timer::Beat, 50);
-                tab.fail(only_send(&actions));
-                tab.pass_time(5_000);
-                tab.fire(Timer::Expiry)
-            },
-            LossReason::StoreFailed,
-        ),
-        (
-            // … which a fenced transaction finds first …
-            |tab, _, lease| {
-                let actions = tab.wait_for(Timer::Beat, 50);
-                tab.fail(only_send(&actions));
-                tab.pass_time(5_000);
-                tab.fence(lease).1
-            },
-            LossReason::StoreFailed,
-        ),
-        (
-            // … or it does not answer.
-            |tab, _, _| {
-                tab.wait_for(Timer::Beat, 50);
-                tab.wait_for(Timer::Expiry, 448)
-            },
-            LossReason::StoreFailed,
-        ),
-        (
-            |tab, record, _| {
-                let actions = tab.wait_for(Timer::Beat, 50);
-                *record = None;
-                tab.answer(record, only_send(&actions))
-            },
-            LossReason::Superseded,
-        ),
-        (
-            |tab, _, lease| {
-                let fence = tab.fence(lease).0.expect("it holds");
-                tab.feed(Event::FenceRefused(fence))
-            },
-            LossReason::Superseded,
-        ),
-        (
-            |tab, _, _| tab.feed(Event::Closing),
-            LossReason::StoreClosed,
-        ),
-        (
-            |tab, _, _| tab.feed(Event::Suspended(true)),
-            LossReason::Suspended,
-        ),
-    ];
-    for (number, (way, reason)) in ways.into_iter().enumerate() {
+    for (number, (way, reason)) in WAYS_TO_LOSE.into_iter().enumerate() {
         let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
         let lease = tab.hold(&mut record);
         let actions = way(&mut tab, &mut record, lease);

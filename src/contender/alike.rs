@@ -1,4 +1,4 @@
-//! Which contenders behave alike, for whoever explores them: a hash that is coarser than equality.
+//! Which contenders behave alike, for model checkers: a hash that is coarser than equality.
 //!
 //! A timer is set or not; when it is due is left out, since a timer may fire at any time. Commands are
 //! numbered by their place among those that have not been answered.
@@ -17,7 +17,7 @@ impl Places<'_> {
         self.0.iter().position(|sent| Some(sent.id) == id)
     }
 
-    /// How many were sent before that one.
+    /// How many were sent before `id`.
     fn before(&self, id: SendId) -> usize {
         self.0.iter().filter(|sent| sent.id < id).count()
     }

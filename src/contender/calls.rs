@@ -1,7 +1,7 @@
-//! The calls of this tab: who asks, who rests, who is held back, and how each is settled.
+//! The calls of this tab: which of them ask, rest, or are held back, and how each is settled.
 //!
-//! All calls share one request. One take is on its way at a time, and its answer is good for every call
-//! that asked before it was sent; whoever asks later needs another one. So a thousand calls cause as many
+//! All calls share one request. One take is on its way at a time. Its answer is good for every call that
+//! asked before it was sent; a call that asks later needs another take. So a thousand calls cause as many
 //! takes as one does.
 
 use super::{Action, CallId, Contender, Context, End, Patience, Seen, SendId, Sent, Timer};
@@ -12,15 +12,15 @@ use crate::rules::{Command, Outcome, Take};
 use crate::time::Duration;
 use crate::turns::{HeldBack, Turn};
 
-/// How long the first take waits at most for the beacon, in ms: nobody may go by a beacon that was not
-/// held yet when the record was written. In a browser it takes one.
+/// How long the first take waits at most for this tab's beacon, in ms. A record must not name a beacon that
+/// was not held yet when the record was written. In a browser the beacon is held after about 1 ms.
 const BEACON_PATIENCE_MS: u64 = 100;
 
 /// Whether it is known if this tab's beacon is going to be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beacon {
     Unknown,
-    /// A take waits for it.
+    /// A take waits for the beacon.
     AwaitedUntil(Now),
     Settled,
 }
@@ -31,11 +31,11 @@ pub(super) struct Call {
     pub(super) id: CallId,
     pub(super) patience: Patience,
     pub(super) step: Step,
-    /// How often the store has refused it.
+    /// How often the store has refused this call.
     pub(super) refusals: u32,
-    /// Its last answer came when the lease was over already.
+    /// Its last answer came when the lease had already expired.
     pub(super) late: bool,
-    /// The take that was sent for it.
+    /// The take that was sent for this call.
     pub(super) sent: Option<SendId>,
     pub(super) held_back: Option<HeldBack>,
 }
@@ -43,15 +43,15 @@ pub(super) struct Call {
 /// What a call does now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It shares the lease that is held here, if it may; else it asks.
+    /// The call shares the lease that is held here, if it may. If not, it asks.
     Comes,
-    /// The lease is held here, but another tab is next: until then at most.
+    /// The lease is held here, but another tab is next. The call waits until then at most.
     HeldBackUntil(Now),
-    /// It wants an answer to a take that is sent from this one on.
+    /// The call wants an answer to the take of this id, or to a later one.
     Asks(SendId),
-    /// It asks again after a pause.
+    /// The call asks again after a pause.
     Rests { since: Now, pause: Duration },
-    /// A try: the holder may let go of the lease for it.
+    /// The call only tries, and the holder may let go of the lease for it.
     AwaitsReply { until: Now },
 }
 
@@ -72,12 +72,12 @@ impl Call {
         matches!(self.step, Step::Asks(_))
     }
 
-    /// Whether an answer to that take is one to this call.
+    /// Whether the answer to `take` is an answer to this call, too.
     fn asked_before(&self, take: SendId) -> bool {
         matches!(self.step, Step::Asks(from) if from <= take)
     }
 
-    /// It asks, and waits in the queue for the lock.
+    /// Whether it asks, and is to wait in the queue for the lock.
     pub(super) fn wants_to_queue(&self) -> bool {
         self.asks() && !self.tries()
     }
@@ -113,8 +113,8 @@ impl Call {
         self.step = Step::Rests { since, pause };
     }
 
-    /// Whether it is worth while to watch the beacon of whoever is before it: a lock that moves on at once
-    /// is not.
+    /// Whether this call makes it worth while to watch the beacon of the tab ahead. A lock that moves on at
+    /// once is not worth it.
     fn watches(&self) -> bool {
         match self.step {
             Step::AwaitsReply { .. } => true,
@@ -124,7 +124,8 @@ impl Call {
 }
 
 impl Contender {
-    /// Calls that share the lease, if there is one and it is not somebody else's turn.
+    /// Lets calls share the lease, if there is one and it is not another tab's turn. If there is none, they
+    /// ask.
     pub(super) fn admit(&mut self, cx: &mut Context<'_>) {
         let from = SendId(self.next_send);
         let mut calls = std::mem::take(&mut self.calls);
@@ -150,14 +151,15 @@ impl Contender {
         self.calls = calls;
     }
 
-    /// The lease begins: all who wait share it, they are no more than there were.
+    /// The lease begins, and all calls that wait here share it. They need no turn: calls that come later are
+    /// not among them.
     pub(super) fn share_with_all(&mut self, cx: &mut Context<'_>) {
         for call in std::mem::take(&mut self.calls) {
             self.share(cx, call.id);
         }
     }
 
-    /// Calls that rest ask now.
+    /// Makes calls that rest ask now.
     pub(super) fn rouse(&mut self) {
         let from = SendId(self.next_send);
         for call in &mut self.calls {
@@ -167,7 +169,7 @@ impl Contender {
         }
     }
 
-    /// All calls that do not share a lease ask from now on.
+    /// Makes all calls ask from now on, whatever they have asked before.
     pub(super) fn ask_anew(&mut self) {
         let from = SendId(self.next_send);
         for call in &mut self.calls {
@@ -176,11 +178,11 @@ impl Contender {
         }
     }
 
-    /// A request without callers, and without a lease, is over.
+    /// Ends a request that has neither callers nor a lease.
     pub(super) fn give_up(&mut self, cx: &mut Context<'_>) {
         let quit = self.participant.end(cx.past);
         if let Some(Command::Quit { who }) = &quit {
-            // Or the holder would hand the lock to nobody.
+            // If the holder did not know, it would hand the lock to nobody.
             cx.act(Action::Post(Message::Gone(who.clone())));
         }
         if let Some(quit) = quit {
@@ -196,7 +198,7 @@ impl Contender {
             return;
         }
         let join = cx.at.may_queue && self.calls.iter().any(Call::wants_to_queue);
-        // Else it waits for a place.
+        // A call that may not join yet waits for a place.
         let asks = |call: &Call| call.asks() && (join || call.tries());
         if !self.calls.iter().any(asks) || !self.knows_its_beacon(cx) {
             return;
@@ -235,8 +237,8 @@ impl Contender {
         self.beacon == Beacon::Settled
     }
 
-    /// What came of a take.
-    pub(super) fn taken(
+    /// The answer to a take. Nothing: the take has failed.
+    pub(super) fn on_taken(
         &mut self,
         cx: &mut Context<'_>,
         sent: Sent,
@@ -253,8 +255,8 @@ impl Contender {
         self.has_asked(cx, sent, take, taken);
     }
 
-    /// What came of a look.
-    pub(super) fn looked(&mut self, cx: &mut Context<'_>, id: SendId, take: &Take, seen: Seen) {
+    /// The answer to a look.
+    pub(super) fn on_looked(&mut self, cx: &mut Context<'_>, id: SendId, take: &Take, seen: Seen) {
         let Some(sent) = self.take_sent(id) else {
             return;
         };
@@ -265,13 +267,13 @@ impl Contender {
                 let looked = self.participant.looked(cx.past, take, at, now, &waiting);
                 self.has_asked(cx, sent, take, looked);
             }
-            // Those who asked still do.
+            // Calls that asked still do.
             Seen::Change => self.changed = self.participant.is_asking(&take.who),
             Seen::Nothing => self.ask_failed(cx, id),
         }
     }
 
-    /// The call that sent this is over; the others ask for themselves.
+    /// Settles the call that this was sent for. The others ask for themselves.
     fn ask_failed(&mut self, cx: &mut Context<'_>, id: SendId) {
         if let Some(place) = self.calls.iter().position(|call| call.sent == Some(id)) {
             let call = self.calls.remove(place);
@@ -290,8 +292,8 @@ impl Contender {
         }
     }
 
-    /// The calls that asked before that take was sent have an answer: somebody else has the lease, or
-    /// (`late`) it was over before it began.
+    /// Answers the calls that asked before that take was sent: another tab has the lease, or (`late`) the
+    /// lease had expired before it began.
     fn refused(&mut self, cx: &mut Context<'_>, id: SendId, take: &Take, late: bool) {
         let want = self.participant.want().filter(|_| self.around.speaks);
         let suspect = self.participant.suspect().filter(|_| self.around.beacons);
@@ -311,7 +313,7 @@ impl Contender {
         let mut calls = std::mem::take(&mut self.calls);
         calls.retain_mut(|call| {
             let end = if !take.join && call.wants_to_queue() {
-                // It was sent for those who only try.
+                // The take was sent for calls that only try.
                 None
             } else if call.asked_before(id) {
                 self.refuse(call, &refusal)
@@ -327,11 +329,11 @@ impl Contender {
         self.calls = calls;
     }
 
-    /// What a call does that has been refused, or how it ends by that.
+    /// What a refused call does next; or how it ends, if the refusal ends it.
     fn refuse(&self, call: &mut Call, refusal: &Refusal) -> Option<End> {
         call.sent = None;
-        // Once late is a pause of this process. Twice, the store is slower than the lease, or the lease is
-        // shorter than the margin; whoever goes on asking pauses first.
+        // Late once: this process has paused. Late twice: the store is slower than the lease, or the lease is
+        // shorter than the margin. Then a call pauses before it asks again.
         if refusal.late && !call.late {
             call.late = true;
             call.step = Step::Asks(refusal.from);
@@ -355,8 +357,8 @@ impl Contender {
         None
     }
 
-    /// A look of others is one also of a call that rests: else each would look for itself. One that spins
-    /// counts its own.
+    /// A refusal counts also for calls that rest, so that each of them need not look for itself. A call that
+    /// spins counts only its own.
     fn rest_on(&self, call: &mut Call, refusal: &Refusal) {
         let rests = matches!(call.step, Step::Rests { .. });
         if rests && matches!(call.patience, Patience::Until(_)) {
@@ -387,7 +389,7 @@ impl Contender {
             if since + pause > now.max(first) {
                 continue;
             }
-            // No pause at all: there is a reason to ask now, and resting would spin.
+            // After no pause at all there is a reason to ask now. Resting again would spin.
             let moves = !pause.is_zero() && self.participant.is_moving(since, now);
             if moves && matches!(call.patience, Patience::Until(_)) {
                 call.rest(now, pause, look_in);
@@ -397,7 +399,8 @@ impl Contender {
         }
     }
 
-    /// The lock has gone on: whoever is next by that looks as soon as the first in the queue does.
+    /// The lock has gone on. If this tab is next by that, its calls look as soon as the first in the queue
+    /// does.
     pub(super) fn hasten(&mut self, now: Now) {
         if !self.participant.is_next() {
             return;
@@ -414,7 +417,7 @@ impl Contender {
     }
 
     /// The holder has answered those who only try.
-    pub(super) fn replied(&mut self, cx: &mut Context<'_>, free: bool) {
+    pub(super) fn on_reply(&mut self, cx: &mut Context<'_>, free: bool) {
         let from = SendId(self.next_send);
         self.calls.retain_mut(|call| {
             if !matches!(call.step, Step::AwaitsReply { .. }) {
@@ -428,19 +431,19 @@ impl Contender {
         });
     }
 
-    /// The beacon of whoever is before this tab went out.
-    pub(super) fn died(&mut self, cx: &mut Context<'_>, tab: &str) {
+    /// The beacon of the tab ahead went out.
+    pub(super) fn on_died(&mut self, cx: &mut Context<'_>, tab: &str) {
         if self.watched.as_deref() != Some(tab) {
             return;
         }
         self.watched = None;
         self.participant.died(tab);
         let is_next = self.participant.suspect().is_none();
-        self.replied(cx, is_next);
+        self.on_reply(cx, is_next);
         self.rouse();
     }
 
-    /// Those whose deadline is over by now.
+    /// Settles calls whose deadline is over by now.
     pub(super) fn time_out(&mut self, cx: &mut Context<'_>) {
         let first = self.due_at(Timer::Deadline).unwrap_or_default();
         let now = cx.now().max(first);
@@ -453,7 +456,7 @@ impl Contender {
         });
     }
 
-    /// Watches the beacon of whoever is before this tab, if a call is worth it, and no other.
+    /// Watches the beacon of the tab ahead, if a call makes that worth while, and no other beacon.
     pub(super) fn watch(&mut self, cx: &mut Context<'_>) {
         let watches = self.around.beacons && self.calls.iter().any(Call::watches);
         let suspect = self.participant.suspect().filter(|_| watches);
@@ -467,13 +470,14 @@ impl Contender {
 /// What a refusal means to a call.
 struct Refusal {
     now: Now,
-    /// Takes from this one on are new.
+    /// A take of this id, or a later one, is not the refused one.
     from: SendId,
     late: bool,
-    /// A message or a beacon may tell soon that it is free.
+    /// A message or a beacon may tell soon that the lock is free.
     may_change: bool,
-    /// How long the lease must still stand still, and how soon to look at it closely.
+    /// How long the lease must still stand still.
     ripe_in: Option<Duration>,
+    /// How soon to look at it again.
     look_in: Option<Duration>,
 }
 

@@ -20,8 +20,8 @@ use crate::time::Duration;
 /// by then the receiver's [`Command::Claim`] has usually landed, and no pass is needed.
 const PASS_AFTER_MS: u64 = 10;
 
-/// How often a lease that is longer than usual is renewed within its length: two renewals in a row may be late
-/// or fail.
+/// How often a lease that is longer than usual is renewed within its length: two renewals in a row may be
+/// late or fail.
 pub(super) const LONG_BEATS: u32 = 3;
 
 /// A lease that is held here.
@@ -31,18 +31,18 @@ pub(super) struct Keeping {
     pub(super) epoch: u64,
     pub(super) token: u64,
     pub(super) guards: u32,
-    /// What the guards say: the first ones what the lease began with. Once the lock was let go and is
-    /// taken again, while it lingers, nobody else can have had it.
+    /// Whether a guard that is made now says that another holder had the lock. The first guards say what the
+    /// lease began with. A guard that takes a lingering lease says no: nobody else can have had it.
     pub(super) dirty: bool,
     /// A caller has got its guard.
     pub(super) told: bool,
-    /// Nothing before the first claim of a lease that began by a message.
+    /// When to renew next. `None` before the first claim of a lease that began by a message.
     pub(super) next_beat: Option<Now>,
     /// The renewal that the next beat waits for.
     pub(super) renewal: Option<SendId>,
     /// When the latest renewal was sent.
     pub(super) last_sent: Now,
-    /// The store has taken no renewal since the last that it took.
+    /// A renewal has failed, and none has succeeded since.
     pub(super) store_failed: bool,
     pub(super) linger: Linger,
 }
@@ -50,10 +50,10 @@ pub(super) struct Keeping {
 /// A lease that nobody uses stays for a beat, if nobody wants it: taking it again costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Linger {
-    /// It is in use.
+    /// The lease is in use.
     No,
     Until(Now),
-    /// It has stayed for long enough.
+    /// The lease has stayed for long enough.
     Over,
 }
 
@@ -62,7 +62,7 @@ pub(super) enum Linger {
 pub(super) struct Parting {
     pub(super) lease: LeaseId,
     pub(super) quit: SendId,
-    /// By then it has lapsed, whether the store was told or not.
+    /// By then the lease has expired, whether the store was told or not.
     pub(super) until: Now,
 }
 
@@ -71,16 +71,16 @@ pub(super) struct Parting {
 pub(super) struct Passing {
     pub(super) grant: Grant,
     pub(super) pass: Command,
-    /// A pass is on its way.
+    /// The pass that is on its way.
     pub(super) sent: Option<SendId>,
-    /// When else to send one.
+    /// When to send a pass, if none is on its way.
     pub(super) next: Now,
-    /// It cannot matter any more after that.
+    /// After that a pass cannot matter any more.
     pub(super) until: Now,
 }
 
 impl Keeping {
-    /// The next renewal is due now. A lease that began by a message is claimed before that.
+    /// Makes the next renewal due now. Not for a lease that is yet to be claimed: the claim comes first.
     pub(super) fn hurry(&mut self, now: Now) {
         self.next_beat = self.next_beat.map(|_| now);
     }
@@ -94,7 +94,7 @@ impl Keeping {
 }
 
 impl Contender {
-    /// A lease begins: whoever waits here gets it.
+    /// A lease begins. All calls that wait here share it.
     pub(super) fn begin(&mut self, cx: &mut Context<'_>, holding: Holding) {
         let lease = LeaseId(self.participant.request().unwrap_or_default());
         let claims = self.participant.is_unclaimed();
@@ -113,12 +113,12 @@ impl Contender {
         });
         self.share_with_all(cx);
         if claims {
-            // It is good already: whoever waited for it goes on first.
+            // The lease is good already, so its callers go on first.
             cx.act(Action::StepAside(lease));
         }
     }
 
-    /// One guard more.
+    /// Settles a call with a guard of the present lease.
     pub(super) fn share(&mut self, cx: &mut Context<'_>, call: CallId) {
         let Some(keeping) = &mut self.keeping else {
             return;
@@ -141,20 +141,22 @@ impl Contender {
             .filter(|keeping| keeping.lease == lease)
     }
 
-    pub(super) fn told(&mut self, cx: &mut Context<'_>, lease: LeaseId) {
+    /// A caller has got its guard.
+    pub(super) fn on_told(&mut self, cx: &mut Context<'_>, lease: LeaseId) {
         if let Some(keeping) = self.present(lease) {
             keeping.told = true;
             cx.past.told();
         }
     }
 
-    pub(super) fn shared(&mut self, lease: LeaseId) {
+    /// A guard has made another one.
+    pub(super) fn on_shared(&mut self, lease: LeaseId) {
         if let Some(keeping) = self.present(lease) {
             keeping.guards += 1;
         }
     }
 
-    pub(super) fn guard_dropped(&mut self, lease: LeaseId) {
+    pub(super) fn on_guard_dropped(&mut self, lease: LeaseId) {
         if let Some(keeping) = self.present(lease) {
             keeping.guards = keeping.guards.saturating_sub(1);
         }
@@ -173,7 +175,7 @@ impl Contender {
         };
         let (lease, linger, renews) = (keeping.lease, keeping.linger, keeping.renewal.is_some());
         if self.is_in_use() {
-            // Somebody here was faster than those who try elsewhere.
+            // A call of this tab was faster than those who try elsewhere.
             self.answer_tries(cx, false);
         } else {
             let wanted = self.participant.is_wanted() || !self.tries.is_empty();
@@ -187,7 +189,7 @@ impl Contender {
             }
         }
         if self.participant.is_too_long(cx.now()) && !renews {
-            // Now, or with those of other names that are wanted as well: a page may be told so of hundreds.
+            // Due, not sent: hundreds of names may be wanted at once, and their renewals leave together.
             if let Some(next) = self.keeping.as_mut().and_then(|k| k.next_beat.as_mut()) {
                 *next = cx.now().min(*next);
             }
@@ -208,7 +210,7 @@ impl Contender {
         }
     }
 
-    /// Gives the lease up, by a message if that is sound.
+    /// Gives the lease up: by a message, if that is sound.
     fn release(&mut self, cx: &mut Context<'_>) {
         let until = self.participant.good_until().unwrap_or_default();
         let by_store = !self.around.complete;
@@ -237,7 +239,7 @@ impl Contender {
         }
     }
 
-    /// Whether something that was held or asked for here is just being given up.
+    /// Whether a lease or a request of this lock object is just being given up.
     pub(super) fn is_leaving(&self) -> bool {
         self.passing.is_some() || self.sent.iter().any(|sent| sent.leaves)
     }
@@ -249,8 +251,8 @@ impl Contender {
         }
     }
 
-    /// What came of a quit, or a pass.
-    pub(super) fn gone(
+    /// The answer to a quit, or to a pass. Nothing: the command has failed.
+    pub(super) fn on_gone(
         &mut self,
         cx: &mut Context<'_>,
         sent: Sent,
@@ -268,7 +270,7 @@ impl Contender {
             }
             self.answer_tries(cx, free);
         }
-        // If it failed, the next take of this tab says it again, and for everybody else the lease lapses.
+        // After a failure the next take of this tab says it again, and for all other tabs the lease expires.
         self.part(cx, |parting| parting.quit == sent.id);
         let again = now + self.heartbeat();
         if let Some(passing) = &mut self.passing
@@ -282,7 +284,7 @@ impl Contender {
         }
     }
 
-    /// Those leases are gone.
+    /// Forgets the partings that are over, and tells those who wait for these releases.
     fn part(&mut self, cx: &mut Context<'_>, is_gone: impl Fn(&Parting) -> bool) {
         self.partings.retain(|parting| {
             let is_gone = is_gone(parting);
@@ -293,6 +295,7 @@ impl Contender {
         });
     }
 
+    /// Sends the pass of a lease that was handed on, if the receiver is not known to have claimed it.
     fn pass(&mut self, cx: &mut Context<'_>) {
         let Some(mut passing) = self.passing.take() else {
             return;
@@ -303,7 +306,7 @@ impl Contender {
         }
     }
 
-    /// Whoever was told that the lease began has run: now the store is told.
+    /// The callers have run. Now the store is told.
     pub(super) fn claim(&mut self, cx: &mut Context<'_>, lease: LeaseId) {
         if self
             .present(lease)
@@ -341,8 +344,8 @@ impl Contender {
         }
     }
 
-    /// What came of a renewal, or of the claim.
-    pub(super) fn renewed(
+    /// The answer to a renewal, or to the claim. Nothing: the command has failed.
+    pub(super) fn on_renewed(
         &mut self,
         cx: &mut Context<'_>,
         sent: Sent,
@@ -385,13 +388,13 @@ impl Contender {
         }
     }
 
-    pub(super) fn fence_refused(&mut self, cx: &mut Context<'_>, lease: &Fence) {
+    pub(super) fn on_fence_refused(&mut self, cx: &mut Context<'_>, lease: &Fence) {
         if let Some(quit) = self.participant.fence_refused(cx.past, lease) {
             self.lose(cx, LossReason::Superseded, quit);
         }
     }
 
-    /// Tells of a lease that has run out, and of those given up long ago.
+    /// Ends a lease that has expired, and the partings whose leases have.
     pub(super) fn expire(&mut self, cx: &mut Context<'_>) {
         let now = cx.now();
         if self.participant.holding(now).is_none() && self.keeping.is_some() {
@@ -401,8 +404,8 @@ impl Contender {
         self.part(cx, |parting| parting.until <= now);
     }
 
-    /// Why a lease that ran out did: the store has failed, or does not answer in time; else this tab was
-    /// stopped for too long.
+    /// Why a lease has expired: the store has failed, or does not answer in time. If neither is so, this tab
+    /// was stopped for too long.
     fn reason_by_time(&self, now: Now) -> LossReason {
         let in_time = self
             .good_until()
@@ -433,7 +436,7 @@ impl Contender {
         self.send(cx, quit);
     }
 
-    pub(super) fn fired(&mut self, cx: &mut Context<'_>, timer: Timer) {
+    pub(super) fn on_fired(&mut self, cx: &mut Context<'_>, timer: Timer) {
         if self.due_at(timer).is_none() {
             return;
         }
@@ -448,7 +451,7 @@ impl Contender {
             }
             Timer::Look => self.look(cx.now()),
             Timer::Pass => self.pass(cx),
-            Timer::Reply => self.replied(cx, false),
+            Timer::Reply => self.on_reply(cx, false),
             Timer::Beacon => self.beacon = super::Beacon::Settled,
             Timer::Deadline => self.time_out(cx),
         }

@@ -2,8 +2,8 @@
 //!
 //! The [`Participant`] says what may be believed; the [`Contender`] above it says what is done about it. It
 //! knows no clock, no task, no waker and no store: [`Event`]s go in, ordered [`Action`]s come out, and
-//! [`Contender::due`] says which timer is due next. Whoever drives it performs every action, in order,
-//! before it hands in the next event.
+//! [`Contender::due`] says which timer is due next. The driver performs every action, in order, before it
+//! hands in the next event.
 //!
 //! # Who lives in it
 //!
@@ -18,7 +18,8 @@
 //!
 //! No flag says "look again". Each event changes what it is about; then [`Contender::follow_up`] restores
 //! what must hold, whatever has happened: a lease that nobody uses and somebody wants is given up, a call
-//! that may share the lease shares it, a request without callers ends, whoever asks has a take on its way.
+//! that may share the lease shares it, a request without callers ends, and a call that asks has a take on
+//! its way.
 
 mod alike;
 mod calls;
@@ -59,7 +60,7 @@ pub enum Patience {
         /// The longest pause, in ms.
         longest_ms: u32,
     },
-    /// It waits until then, or for as long as it takes.
+    /// It waits until this time. `None`: for as long as it takes.
     Until(Option<Now>),
 }
 
@@ -76,7 +77,7 @@ pub struct Moment<'a> {
     pub fresh_request: u64,
     /// Whether this tab holds its beacon.
     pub lit: bool,
-    /// Whether the end of that tab would be told by a beacon.
+    /// Whether a beacon would tell the end of the given tab.
     pub would_tell: &'a dyn Fn(&str) -> bool,
     /// Whether a call may wait in the queue of the record, not only in the tab: see [`places`].
     pub may_queue: bool,
@@ -85,9 +86,9 @@ pub struct Moment<'a> {
 /// What there is around a lock object, for as long as it lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Around {
-    /// Messages reach somebody …
+    /// Messages reach other tabs.
     pub speaks: bool,
-    /// … and, as far as is known, everybody who contends.
+    /// Messages reach every tab that contends, as far as is known.
     pub complete: bool,
     /// Beacons tell who has ended.
     pub beacons: bool,
@@ -96,14 +97,14 @@ pub struct Around {
 /// All that can happen to a lock object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Somebody here wants the lock.
+    /// A caller of this tab wants the lock.
     Call {
-        /// Who.
+        /// The call, named by the driver.
         id: CallId,
-        /// For how long.
+        /// For how long it wants the lock.
         patience: Patience,
     },
-    /// A call that has not been settled is over.
+    /// A call was given up before it was settled.
     Leave(CallId),
     /// A caller has got its guard, and so knows whether another holder had the lock.
     Told(LeaseId),
@@ -111,24 +112,24 @@ pub enum Event {
     Shared(LeaseId),
     /// A guard is gone.
     GuardDropped(LeaseId),
-    /// Nobody can call any more.
+    /// The lock object was dropped: no call can come any more.
     Abandoned,
-    /// What came of a command. Nothing: it failed, and may or may not have been applied.
+    /// The answer to an [`Action::Send`].
     Answer {
-        /// Which one …
+        /// The id that the command was sent by.
         id: SendId,
-        /// … and what it was.
+        /// The command.
         command: Command,
-        /// What the store said.
+        /// What the store said. `None`: the command has failed, and may or may not have been applied.
         answer: Option<Outcome>,
     },
-    /// What came of a look.
+    /// The answer to an [`Action::Look`].
     Looked {
-        /// Which one …
+        /// The id of the look.
         id: SendId,
-        /// … and for what it looked.
+        /// The take that it was about.
         take: Take,
-        /// What there was to see.
+        /// What the look has shown.
         seen: Seen,
     },
     /// The store is being closed by somebody else.
@@ -137,7 +138,7 @@ pub enum Event {
     Heard(Message),
     /// The beacon that is [watched](Action::Watch) went out.
     Died(String),
-    /// Whoever was told before [`Action::StepAside`] has run.
+    /// The callers that were told before [`Action::StepAside`] have run.
     SteppedAside(LeaseId),
     /// It is known whether this tab's own beacon is going to be held.
     BeaconSettled,
@@ -147,18 +148,19 @@ pub enum Event {
     Suspended(bool),
     /// The check of a fenced transaction has passed.
     FencePassed(Fence),
-    /// It has not.
+    /// The check of a fenced transaction has not passed.
     FenceRefused(Fence),
     /// A fenced transaction was committed or aborted.
     FenceOver {
-        /// What it was fenced with.
+        /// The lease that it was fenced with.
         lease: Fence,
         /// Whether its check had passed.
         passed: bool,
     },
-    /// What [`Contender::due`] has named. Each may come early: then nothing is lost but a turn.
+    /// A timer that [`Contender::due`] has named. It may fire early, which costs nothing but the event.
     Fired(Timer),
-    /// Somebody wants to know how things stand: what is due by now happens first.
+    /// Nothing has happened here, but what must hold may have changed: time has passed, or a place in the
+    /// queue is free.
     Look,
 }
 
@@ -190,39 +192,40 @@ pub enum Action {
         /// What may have to be sent.
         take: Take,
     },
-    /// Let whoever was told just now run first, then come back with [`Event::SteppedAside`].
+    /// Let the callers that were told just now run first. Then hand in [`Event::SteppedAside`].
     StepAside(LeaseId),
     /// Leave by what needs no answer: the page is about to be stopped.
     LeaveBlindly(Requester),
     /// Tell all who contend.
     Post(Message),
-    /// Watch the beacon of this tab, and no other.
+    /// Watch the beacon of the given tab, and no other. `None`: watch none.
     Watch(Option<String>),
     /// A call is over.
     Settle {
-        /// Which one.
+        /// The call.
         call: CallId,
-        /// How.
+        /// How it ends.
         end: End,
     },
     /// The lease is lost. Once at most for each, and the only place where a loss gets its reason.
     Lose(LeaseId, LossReason),
-    /// Nobody uses the lease, and whoever asks next gets it.
+    /// No guard uses the lease. It stays here until a call shares it, another tab wants it, or it has stayed
+    /// for long enough.
     Linger(LeaseId),
-    /// The lease was given up, and the store told, as far as it could be.
+    /// The lease was given up, and the store was told, if it could be.
     Released(LeaseId),
 }
 
 /// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
-    /// It shares that lease.
+    /// The call shares a lease.
     Held {
-        /// Which one.
+        /// The lease.
         lease: LeaseId,
-        /// Its fencing token …
+        /// Its fencing token.
         token: u64,
-        /// … and the series that the token is of.
+        /// The series that the token is of.
         epoch: u64,
         /// Whether another holder had the lock since this tab last did.
         dirty: bool,
@@ -231,7 +234,7 @@ pub enum End {
     Busy,
     /// Its time was up.
     TimedOut,
-    /// That command of it has failed.
+    /// A command that was sent for the call has failed.
     StoreFailed(SendId),
 }
 
@@ -340,34 +343,34 @@ impl Contender {
         match event {
             Event::Call { id, patience } => self.calls.push(Call::new(id, patience)),
             Event::Leave(id) => self.calls.retain(|call| call.id != id),
-            Event::Told(lease) => self.told(cx, lease),
-            Event::Shared(lease) => self.shared(lease),
-            Event::GuardDropped(lease) => self.guard_dropped(lease),
+            Event::Told(lease) => self.on_told(cx, lease),
+            Event::Shared(lease) => self.on_shared(lease),
+            Event::GuardDropped(lease) => self.on_guard_dropped(lease),
             Event::Abandoned => self.abandoned = true,
             Event::Answer {
                 id,
                 command,
                 answer,
-            } => self.answered(cx, id, &command, answer),
-            Event::Looked { id, take, seen } => self.looked(cx, id, &take, seen),
+            } => self.on_answer(cx, id, &command, answer),
+            Event::Looked { id, take, seen } => self.on_looked(cx, id, &take, seen),
             Event::Closing => self.close(cx),
-            Event::Heard(message) => self.heard(cx, message),
-            Event::Died(tab) => self.died(cx, &tab),
+            Event::Heard(message) => self.on_message(cx, message),
+            Event::Died(tab) => self.on_died(cx, &tab),
             Event::SteppedAside(lease) => self.claim(cx, lease),
             Event::BeaconSettled => self.beacon = Beacon::Settled,
             Event::Hidden(hidden) => self.hide(cx, hidden),
             Event::Suspended(true) => self.suspend(cx),
             Event::Suspended(false) => self.resume(),
             Event::FencePassed(lease) => self.participant.fence_passed(&lease),
-            Event::FenceRefused(lease) => self.fence_refused(cx, &lease),
+            Event::FenceRefused(lease) => self.on_fence_refused(cx, &lease),
             Event::FenceOver { lease, passed } => self.participant.fence_over(&lease, passed),
-            Event::Fired(timer) => self.fired(cx, timer),
+            Event::Fired(timer) => self.on_fired(cx, timer),
             Event::Look => {}
         }
         self.follow_up(cx);
     }
 
-    /// A fenced transaction of that lease begins. Nothing, if that has ended; then its guards are told.
+    /// A fenced transaction of `lease` begins. `None` if the lease has ended; then its guards are told.
     pub fn fence(
         &mut self,
         past: &mut Past,
@@ -385,14 +388,14 @@ impl Contender {
         fence
     }
 
-    /// Until when the guards of the present lease may believe. Nothing, if there is none.
+    /// Until when the guards of the present lease may believe that they hold. `None` without a lease.
     #[must_use]
     pub fn good_until(&self) -> Option<Now> {
         self.keeping.as_ref()?;
         self.participant.good_until()
     }
 
-    /// What it believes, for whoever looks on.
+    /// What the lock object believes. For tests and the model.
     #[must_use]
     pub fn participant(&self) -> &Participant {
         &self.participant
@@ -425,8 +428,8 @@ impl Contender {
         self.watch(cx);
     }
 
-    /// Sends a command. While the page is suspended no answer would come: then a request is ended by what
-    /// needs none.
+    /// Sends a command. While the page is suspended no answer would come, so only a quit leaves, in the way
+    /// that needs no answer.
     fn send(&mut self, cx: &mut Context<'_>, command: Command) -> SendId {
         let id = SendId(self.next_send);
         self.next_send += 1;
@@ -445,7 +448,7 @@ impl Contender {
         id
     }
 
-    /// Looks whether that take would change anything. Not while the page is suspended.
+    /// Looks whether `take` would change anything. Not while the page is suspended.
     fn send_look(&mut self, cx: &mut Context<'_>, take: Take) -> SendId {
         let id = SendId(self.next_send);
         self.next_send += 1;
@@ -455,13 +458,13 @@ impl Contender {
         id
     }
 
-    /// What was sent under that name, if it has not been answered.
+    /// What was sent by this id, if it has not been answered. It now counts as answered.
     fn take_sent(&mut self, id: SendId) -> Option<Sent> {
         let place = self.sent.iter().position(|sent| sent.id == id)?;
         Some(self.sent.swap_remove(place))
     }
 
-    fn answered(
+    fn on_answer(
         &mut self,
         cx: &mut Context<'_>,
         id: SendId,
@@ -472,16 +475,16 @@ impl Contender {
             return;
         };
         match command {
-            Command::Take(take) => self.taken(cx, sent, take, answer),
+            Command::Take(take) => self.on_taken(cx, sent, take, answer),
             Command::Claim { .. } | Command::Renew { .. } => {
-                self.renewed(cx, sent, command, answer);
+                self.on_renewed(cx, sent, command, answer);
             }
-            Command::Quit { .. } | Command::Pass { .. } => self.gone(cx, sent, command, answer),
+            Command::Quit { .. } | Command::Pass { .. } => self.on_gone(cx, sent, command, answer),
         }
     }
 
     /// A message. A suspended page still gets them, but no answers of the store.
-    fn heard(&mut self, cx: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, cx: &mut Context<'_>, message: Message) {
         if self.suspended {
             return;
         }
@@ -492,7 +495,7 @@ impl Contender {
                 Heard::Ignored => self.hasten(cx.now()),
             },
             Message::Want(want) => match self.participant.wanted(cx.now(), &want) {
-                // What it saw is perhaps just being given up.
+                // The lease that it saw may just be being given up: it is told what comes of that.
                 Wanted::NotOurs if !want.queued && self.is_leaving() => self.tries.push(want.who),
                 Wanted::ByTry if self.is_in_use() || self.participant.is_wanted() => {
                     let (to, free) = (want.who, false);
@@ -502,23 +505,23 @@ impl Contender {
                 // See `keep`.
                 Wanted::ByHead | Wanted::NotOurs => {}
             },
-            Message::Gone(who) => self.other_gone(cx, &who),
+            Message::Gone(who) => self.on_other_gone(cx, &who),
             Message::Reply { to, free } => {
                 if self.participant.is_asking(&to) {
-                    self.replied(cx, free);
+                    self.on_reply(cx, free);
                 }
             }
         }
     }
 
-    /// Somebody else waits no longer, or has let go.
-    fn other_gone(&mut self, cx: &Context<'_>, who: &Requester) {
+    /// Another tab waits no longer, or has let go of the lease.
+    fn on_other_gone(&mut self, cx: &Context<'_>, who: &Requester) {
         let was_next = self.participant.unwanted(who);
         if let Some(keeping) = self.keeping.as_mut().filter(|_| was_next) {
             // The next renewal tells who is next now.
             keeping.hurry(cx.now());
         } else if self.participant.awaits(who) {
-            // Its holder, perhaps.
+            // Perhaps the holder that this tab waits for.
             self.rouse();
         }
     }
@@ -528,12 +531,12 @@ impl Contender {
         if let Some(keeping) = &mut self.keeping {
             keeping.hurry(cx.now());
         }
-        // Whoever waits here asks for another length now.
+        // Calls that wait here ask for another length now.
         self.rouse();
     }
 
-    /// The store is closed, and may be deleted: what it answered before that does not count any more. Whoever
-    /// waits here asks anew, by another request.
+    /// The store is closed, and may be deleted: what it answered before that does not count any more. Calls
+    /// that wait here ask anew, by another request.
     fn close(&mut self, cx: &mut Context<'_>) {
         self.end_lease(cx, LossReason::StoreClosed);
         // The next take names the request as ended.
@@ -542,7 +545,7 @@ impl Contender {
         }
     }
 
-    /// The page is about to be stopped: whatever is held or asked for is over.
+    /// The page is about to be stopped. A lease that is held and a request that waits end now.
     fn suspend(&mut self, cx: &mut Context<'_>) {
         self.suspended = true;
         let quit = self.participant.end(cx.past);

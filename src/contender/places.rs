@@ -9,13 +9,15 @@
 //!
 //! # The state, and who changes it
 //!
-//! Nothing is stored: a place is taken by whoever [stands in the queue](Contender::standing), as that
-//! contender itself says. Whoever drives the contenders of a tab says before each event whether the one that
-//! gets it [may queue](may_queue), and after each event by which a standing has changed, who
-//! [moves up](moves_up): that one is told by an [`Event::Look`].
+//! No list of places is stored. Each contender says itself whether it [has one](Contender::standing). The
+//! driver of a tab's contenders
 //!
-//! A place is free again when its request holds and has told the store so (with the same command or before
-//! the next one that is sent: so the claim and the take of whoever moves up leave together), or has ended.
+//! - says before each event whether the contender that gets it [may queue](may_queue);
+//! - looks, after each event by which a standing has changed, which contender [moves up](moves_up), and hands
+//!   that one an [`Event::Look`](super::Event::Look).
+//!
+//! A place is free again when its request has ended, or holds and has told the store so. The claim that tells
+//! it is sent before the next take, so the two can leave together.
 //!
 //! # What a call does that waits in the tab
 //!
@@ -30,16 +32,17 @@
 
 use super::{CallId, Contender};
 
-/// What a lock object has to do with the places of its tab.
+/// Whether a lock object has a place in the queue, or waits for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// It has a place.
     pub queues: bool,
-    /// It wants one since this call came.
+    /// It has none, and this call, its first that wants to queue, waits for one.
     pub waits: Option<CallId>,
 }
 
-/// Whether a lock object may take a place. `others`: those of the same tab and name.
+/// Whether a lock object may take a place, or keep the one that it has. `others`: the other lock objects of
+/// the same tab and name.
 pub fn may_queue(
     bound: usize,
     mine: Standing,
@@ -54,7 +57,7 @@ pub fn may_queue(
     mine.queues || taken < bound && !others.clone().any(before_me)
 }
 
-/// Who takes a place now, if one is free: the place of that lock object among `all` of the tab and name.
+/// Which lock object takes a place now, if one is free: its position among `all` of the tab and name.
 pub fn moves_up(bound: usize, all: impl Iterator<Item = Standing> + Clone) -> Option<usize> {
     let taken = all.clone().filter(|standing| standing.queues).count();
     let waits = all.enumerate().filter_map(|(n, s)| Some((s.waits?, n)));
@@ -62,7 +65,7 @@ pub fn moves_up(bound: usize, all: impl Iterator<Item = Standing> + Clone) -> Op
 }
 
 impl Contender {
-    /// What this lock object has to do with the places of its tab.
+    /// Whether this lock object has a place in the queue, or waits for one.
     #[must_use]
     pub fn standing(&self) -> Standing {
         let claims = self.keeping.as_ref().is_some_and(|k| k.next_beat.is_none());
@@ -75,14 +78,14 @@ impl Contender {
         }
     }
 
-    /// Whether messages can mean anything to it.
+    /// Whether messages can mean anything to this lock object.
     #[must_use]
     pub fn hears(&self) -> bool {
         self.participant.request().is_some() || self.is_leaving()
     }
 
-    /// Whether it would matter to it if the store were closed: it holds, or asks, or has something on its
-    /// way.
+    /// Whether closing the store would matter to this lock object: it holds, or asks, or has something on
+    /// its way.
     #[must_use]
     pub fn is_engaged(&self) -> bool {
         self.hears() || self.keeping.is_some() || !self.sent.is_empty()

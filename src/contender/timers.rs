@@ -6,18 +6,18 @@ use super::{Contender, Patience};
 use crate::participant::Now;
 use crate::time::Duration;
 
-/// What a lock object waits for the clock for.
+/// What a lock object does when the clock says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// The lease is not good any more. Before all else, also before what has been heard by then.
+    /// The lease expires. This comes before all else that is due, and before what was heard by then.
     Expiry,
-    /// A lease without guards has stayed for long enough. Before it would be renewed.
+    /// A lease without guards has stayed for long enough. This comes before a renewal that is due by then.
     Linger,
     /// The next renewal, or the retry of one that failed.
     Beat,
-    /// A fenced transaction holds the store up: the next renewal behind it.
+    /// The next renewal, while one already waits behind a fenced transaction that holds the store up.
     BeatBehind,
-    /// A call that rests asks the store again, or one that is held back has been patient for long enough.
+    /// A call that rests asks the store again, or a call was held back for long enough.
     Look,
     /// A lease that was handed on by a message, and not claimed yet as far as is known, is written down.
     Pass,
@@ -30,7 +30,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    /// All there are.
+    /// All timers.
     pub const ALL: [Self; 9] = [
         Self::Expiry,
         Self::Linger,
@@ -45,14 +45,14 @@ impl Timer {
 }
 
 impl Contender {
-    /// What is due first, and when.
+    /// The timer that is due first, and when.
     #[must_use]
     pub fn due(&self) -> Option<(Now, Timer)> {
         let set = |timer| Some((self.due_at(timer)?, timer));
         Timer::ALL.into_iter().filter_map(set).min()
     }
 
-    /// When that timer is due, if it is set.
+    /// When `timer` is due, if it is set.
     #[must_use]
     pub fn due_at(&self, timer: Timer) -> Option<Now> {
         let keeping = self.keeping.as_ref();
@@ -83,15 +83,15 @@ impl Contender {
         }
     }
 
-    /// Whether the lease is over by now.
+    /// Whether the lease, or one that was given up, has expired by `now`.
     #[must_use]
     pub fn has_expired(&self, now: Now) -> bool {
         self.due_at(Timer::Expiry).is_some_and(|until| until <= now)
     }
 
-    /// Whether a renewal may as well be sent now, with those of other locks. More than half of a beat early,
-    /// so that of two groups one always joins the other; but a lease that is renewed seldom is not much less
-    /// so because others are busy.
+    /// Whether a renewal may as well be sent now, with those of other locks. It may be more than half of a
+    /// beat early, so that of two groups one always joins the other. A long lease is renewed only a little
+    /// early, so that busy locks do not make it renew much more often.
     #[must_use]
     pub fn may_beat(&self, now: Now) -> bool {
         let early = match self.participant.long() {
@@ -102,7 +102,8 @@ impl Contender {
         due.is_some_and(|beat| beat.saturating_sub(early) <= now)
     }
 
-    /// Whether it may as well look into the store now, with other locks: for calls that wait, a beat early.
+    /// Whether this lock object may as well look into the store now, with others. Only if all its calls wait
+    /// (spinning ones count their pauses), and at most a beat early.
     #[must_use]
     pub fn may_look(&self, now: Now) -> bool {
         let waits = |call: &Call| matches!(call.patience, Patience::Until(_));

@@ -12,7 +12,7 @@ use crate::guard::{CrossProcessStoreLockGuard, ObjectId};
 use crate::platform::{BoxFuture, Spawner, sleep_until};
 use crate::store::BackingStore;
 
-/// How a call ends; without a guard, if it only tried and another holder has the lock.
+/// How a call ends. `Ok(None)`: it only tried, and another holder has the lock.
 pub(crate) type Settled<E> = Result<Option<CrossProcessStoreLockGuard>, LockError<E>>;
 
 /// Where a call's answer goes.
@@ -50,7 +50,7 @@ impl<S: BackingStore> Driver<S> {
         call
     }
 
-    /// A call is over.
+    /// Gives a call its answer.
     pub(super) fn settle(&self, object: ObjectId, call: CallId, end: End) {
         let settled = match end {
             End::Held {
@@ -98,7 +98,7 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// A caller gets its answer.
+    /// Notes that the caller gets its guard, if there is one.
     fn note_told(&self, settled: &Settled<S::Error>) {
         if let Ok(Some(guard)) = settled {
             let lease = guard.lease();
@@ -106,12 +106,12 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// A call that has not been settled is over.
+    /// Ends a call. An answer that was not fetched is dropped.
     fn leave(&self, object: ObjectId, call: CallId) {
         let slot = self.core().take_slot(call);
         match slot {
             None => {}
-            // It may hold a guard.
+            // The answer may hold a guard, which releases.
             Some(Slot::Settled(settled)) => drop(settled),
             Some(_) => self.tell(object, Event::Leave(call)),
         }
@@ -120,7 +120,7 @@ impl<S: BackingStore> Driver<S> {
 
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 impl<S: BackingStore> Driver<S> {
-    /// Calls; `tell` gets the answer.
+    /// Begins a call whose answer `tell` gets.
     pub(crate) fn call(
         &self,
         object: ObjectId,
@@ -132,20 +132,21 @@ impl<S: BackingStore> Driver<S> {
         id
     }
 
-    /// The call is over: it is told nothing any more.
+    /// Ends a call. Its `tell` is not called any more.
     pub(crate) fn hang_up(&self, object: ObjectId, call: CallId) {
         self.leave(object, call);
     }
 }
 
-/// A call. Dropping it is leaving; a guard that was settled on it and never fetched is dropped with it.
+/// A call, as a future. Dropping it ends the call; a guard that the call was settled with, and that was never
+/// fetched, is dropped with it.
 pub(crate) struct Acquiring<S: BackingStore> {
     driver: Arc<Driver<S>>,
     object: ObjectId,
     patience: Patience,
-    /// Since it was first polled.
+    /// The call that began when this was first polled.
     call: Option<CallId>,
-    /// Looks when its time is up, before whatever else is due then.
+    /// The call's own timer for its deadline: it comes before whatever else is due then.
     deadline: Option<BoxFuture<()>>,
 }
 
@@ -172,7 +173,7 @@ impl<S: BackingStore> Future for Acquiring<S> {
         let this = &mut *self;
         loop {
             match this.look(context) {
-                // Lost before its caller could get it: the call asks anew.
+                // The lease was lost before its caller could get it: a new call asks anew.
                 Some(Ok(Some(guard))) if !guard.is_held() => this.call = None,
                 Some(settled) => {
                     this.driver.note_told(&settled);
@@ -185,12 +186,12 @@ impl<S: BackingStore> Future for Acquiring<S> {
 }
 
 impl<S: BackingStore> Acquiring<S> {
-    /// What the call was settled with.
+    /// What the call was settled with, if it was. Begins the call when it is first polled.
     fn look(&mut self, context: &mut Context<'_>) -> Option<Settled<S::Error>> {
         let id = *self.call.get_or_insert_with(|| {
             let id = self.driver.open(Slot::Waits(None));
             let patience = self.patience;
-            // May settle it at once.
+            // This may settle the call at once.
             self.driver.tell(self.object, Event::Call { id, patience });
             id
         });

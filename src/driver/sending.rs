@@ -12,7 +12,7 @@ pub(super) struct Parcel {
     id: SendId,
     key: String,
     command: Command,
-    /// It only looks: a take.
+    /// Only looks whether the command, a take, would change anything.
     looks: bool,
 }
 
@@ -56,8 +56,9 @@ impl<S: BackingStore> Driver<S> {
         }
     }
 
-    /// Sends what was collected: together if the store has a step for that, side by side if not. Renewals go
-    /// by themselves: in a transaction of nothing else they need not wait for what is read. So do looks.
+    /// Sends what was collected: together if the store has a step for that, side by side if not. Renewals and
+    /// looks go apart. A transaction of nothing but renewals need not wait for what is read, and one of looks
+    /// only reads.
     pub(super) fn send(&self, batch: Vec<Parcel>) {
         self.watch_closing();
         let (looks, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|parcel| parcel.looks);
@@ -106,11 +107,12 @@ impl<S: BackingStore> Driver<S> {
                     core.events.extend(aside);
                 }
             }
-            this.answered(batch, answers);
+            this.deliver(batch, answers);
         });
     }
 
-    fn answered(&self, batch: Vec<Parcel>, answers: Vec<Result<Option<Outcome>, S::Error>>) {
+    /// Hands the answers to the lock objects that sent the commands.
+    fn deliver(&self, batch: Vec<Parcel>, answers: Vec<Result<Option<Outcome>, S::Error>>) {
         for (parcel, answer) in batch.iter().zip(&answers) {
             trace(parcel, answer);
         }

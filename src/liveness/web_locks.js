@@ -1,9 +1,13 @@
 // What is asked of the browser's own lock manager. What is believed of it is decided in Rust: see
 // evidence.rs.
 
+/** @typedef {Pick<LockManager, "request" | "query">} Manager */
+
 /**
  * The method, if it is the browser's: only a function of its own reads like that (one that is bound, or
  * behind a `Proxy`, has no name in its text).
+ * @template {object} T @template {keyof T & string} M
+ * @param {T} prototype @param {M} method
  */
 function native(prototype, method) {
   const found = prototype[method];
@@ -14,6 +18,7 @@ function native(prototype, method) {
 /**
  * The manager, by functions that nobody has replaced. Nothing outside of secure contexts, in old browsers,
  * and behind a polyfill or a wrapper.
+ * @returns {Manager | undefined}
  */
 export function manager() {
   try {
@@ -21,13 +26,16 @@ export function manager() {
     const { locks } = globalThis.navigator;
     const [request, query] = [native(prototype, "request"), native(prototype, "query")];
     if (!(request && query && locks && typeof locks === "object")) return undefined;
-    return { request: (...args) => request.apply(locks, args), query: () => query.call(locks) };
+    return { request: (/** @type {any} */ ...args) => request.apply(locks, args), query: () => query.call(locks) };
   } catch {
     return undefined;
   }
 }
 
-/** Whether it is a lock of the browser's, of that name. The getter refuses everything else. */
+/**
+ * Whether it is a lock of the browser's, of that name. The getter refuses everything else.
+ * @param {any} given @param {string} name
+ */
 function isLock(given, name) {
   try {
     return Reflect.get(globalThis.Lock.prototype, "name", given) === name;
@@ -36,7 +44,10 @@ function isLock(given, name) {
   }
 }
 
-/** Asks for the lock of that name, for as long as this page lives, and tells whether it is held. */
+/**
+ * Asks for the lock of that name, for as long as this page lives, and tells whether it is held.
+ * @param {Manager} manager @param {string} name @param {(isLit: boolean) => void} lit
+ */
 export async function light({ request }, name, lit) {
   try {
     await request(name, {}, (lock) => {
@@ -51,9 +62,12 @@ export async function light({ request }, name, lit) {
   lit(false);
 }
 
-/** Whose locks are held, without that prefix, and of each whether it is ours, as the one named `own` is. */
+/**
+ * Whose locks are held, without that prefix, and of each whether it is ours, as the one named `own` is.
+ * @param {Manager} manager @param {string} own @param {string} prefix
+ */
 export async function lookAround({ query }, own, prefix) {
-  const { held } = await query();
+  const { held } = /** @type {{ held: Required<LockInfo>[] }} */ (await query());
   const us = held.find(({ name }) => name === own)?.clientId;
   return held
     // A watch is shared, and may be this tab's own.
@@ -61,7 +75,10 @@ export async function lookAround({ query }, own, prefix) {
     .flatMap(({ name, clientId }) => [name.slice(prefix.length), us !== undefined && clientId === us]);
 }
 
-/** Resolves when the lock of that name is given, and given back at once, with whether it was one. */
+/**
+ * Resolves when the lock of that name is given, and given back at once, with whether it was one.
+ * @param {Manager} manager @param {string} name @param {AbortSignal} signal
+ */
 export async function watch({ request }, name, signal) {
   let lock = false;
   // Shared: all who watch are told at once.

@@ -219,26 +219,3 @@ impl Clock {
 pub fn wall_ms() -> u64 {
     js_sys::Date::now() as u64
 }
-
-/// A mutex, where there are no threads.
-#[derive(Debug, Default)]
-pub struct Mutex<T: ?Sized>(RefCell<T>);
-
-// SAFETY: without atomics there is one thread.
-#[cfg(not(target_feature = "atomics"))]
-unsafe impl<T: ?Sized> Sync for Mutex<T> {}
-
-/// What [`Mutex::lock`] gives.
-pub type MutexGuard<'a, T> = std::cell::RefMut<'a, T>;
-
-impl<T> Mutex<T> {
-    /// A mutex of that value.
-    pub fn new(value: T) -> Self {
-        Self(RefCell::new(value))
-    }
-
-    /// Nobody else has it.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.borrow_mut()
-    }
-}

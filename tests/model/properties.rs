@@ -113,8 +113,9 @@ fn lively(world: &World, state: &State) -> bool {
     })
 }
 
-/// Where commands keep their order: else a take may overtake the quit of the one before. So it does where a page
-/// runs on that was told to stop: what it has left blindly is applied ahead of what it has sent before.
+/// Holds where commands keep their order. Where they do not, a take may overtake the quit of the one before.
+/// The same happens where a page runs on that was told to stop: what it has left blindly is applied ahead of
+/// what it has sent before.
 fn bounded(world: &World, state: &State) -> bool {
     let queue = state.record.iter().flat_map(|record| &record.queue);
     !world.fifo

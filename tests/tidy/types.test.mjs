@@ -1,5 +1,5 @@
-// js/ has types: what tsc makes of it fits the declarations that are written by hand. The compiler and
-// the linter are also shown what they must find.
+// The JavaScript has types, and what tsc makes of js/ fits the declarations that are written by hand. The
+// compiler and the linter are also shown what they must find.
 import assert from "node:assert/strict";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -20,14 +20,14 @@ function folder(name, copies, files = {}) {
 }
 
 const tsc = (args, cwd) => run("tsc", args, { cwd, quiet: true });
-const CHECKED = ["js", "pkg", "tsconfig.json"];
+const CHECKED = ["js", "pkg", "src", "tsconfig.json"];
 const change = (file, from, to) => {
   const text = readFileSync(join(root, file), "utf8");
   assert.ok(text.includes(from), `${file} has: ${from}`);
   return { [file]: text.replace(from, to) };
 };
 
-test("tsc finds what does not fit in js/", async () => {
+test("tsc finds what does not fit in js/, and in what lies beside the Rust", async () => {
   const mistakes = {
     "an option that there is not": change(
       "js/locks.js",
@@ -37,6 +37,7 @@ test("tsc finds what does not fit in js/", async () => {
     "what Rust does not have": change("js/lease.js", "raw.release(", "raw.releases("),
     "an answer of another kind": change("js/locks.js", "locks().query();", "locks().query;"),
     "a code that there is not": change("js/lease.js", '"LEASE_COLLECTED"', '"LEASE_COLECTED"'),
+    "a mode that there is not": change("src/store/indexed_db/requests.js", '"readonly"', '"readOnly"'),
   };
   for (const [what, files] of Object.entries(mistakes)) {
     const { code, text } = await tsc(["-p", "."], folder(what, CHECKED, files));
@@ -47,7 +48,7 @@ test("tsc finds what does not fit in js/", async () => {
 
 /** Compiled: each side can stand for the other. An error's name is a literal only where it is declared. */
 const COMPARED = `
-import * as made from "./made/exports.js";
+import * as made from "./made/js/exports.js";
 import * as told from "./js/index.js";
 
 type Errors = "TimeoutError" | "LeaseLostError" | "StoreError";
@@ -72,10 +73,11 @@ export const errorsUp = (error: { [Name in Errors]: Instance<typeof told, Name> 
 /** What tsc says of js/ beside index.d.ts, or beside what is put in its place. */
 async function compare(name, declared = {}) {
   const path = folder(name, ["js", "pkg"], { "compared.ts": COMPARED, ...declared });
-  const emit = "--noEmit false --emitDeclarationOnly --declaration --rootDir js --outDir".split(" ");
+  const emit = "--noEmit false --emitDeclarationOnly --declaration --rootDir . --outDir".split(" ");
   await must("tsc", ["-p", ".", ...emit, join(path, "made")], { quiet: true });
   for (const file of ["index.d.ts", "internal.d.ts"])
-    cpSync(join(root, "js", file), join(path, "made", file));
+    cpSync(join(root, "js", file), join(path, "made", "js", file));
+  cpSync(join(root, "pkg"), join(path, "made", "pkg"), { recursive: true });
   const strict =
     "--noEmit --strict --target es2022 --module esnext --moduleResolution bundler --skipLibCheck";
   return tsc(

@@ -1,27 +1,41 @@
 // What is asked of IndexedDB, and in which order. What is to be written is decided in Rust, which is called
 // back while the transaction waits for that and for nothing else; see indexed_db.rs.
-//
-// `hears` is the store's one way back: it takes what has happened (a number, of those below or one that Rust
-// has given) and two values that go with it.
+
+/**
+ * The store's one way back: it takes what has happened (a number, of those below or one that Rust has given)
+ * and two values that go with it.
+ * @typedef {(what: number, value?: unknown, other?: unknown) => any} Hears
+ */
+
 const ROW = 0;
 const BLOCKED = 1;
 const WANTED = 2;
 const SEVERED = 3;
 const CLOSING = 4;
 
-/** The answer to a request. */
+/**
+ * The answer to a request.
+ * @template T @param {IDBRequest<T>} request
+ * @returns {Promise<T>}
+ */
 const answer = (request) =>
   new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
 
-/** Rejects if the transaction fails. An abort by the browser (a full disk) has its reason in `tx.error`. */
+/**
+ * Rejects if the transaction fails. An abort by the browser (a full disk) has its reason in `tx.error`.
+ * @param {IDBTransaction} tx @param {(reason: unknown) => void} reject
+ */
 function failing(tx, reject) {
   tx.onabort = () => reject(tx.error ?? new Error("the transaction was aborted"));
 }
 
-/** Commits, and resolves when that is done: success is reported only for what is written. */
+/**
+ * Commits, and resolves when that is done: success is reported only for what is written.
+ * @param {IDBTransaction} tx @param {() => void} then
+ */
 const committed = (tx, then) =>
   new Promise((resolve, reject) => {
     tx.oncomplete = () => resolve(then());
@@ -29,7 +43,10 @@ const committed = (tx, then) =>
     tx.commit();
   });
 
-// The write is seen by all tabs once it is committed. If the machine loses power, so do all holders.
+/**
+ * The write is seen by all tabs once it is committed. If the machine loses power, so do all holders.
+ * @param {IDBDatabase} db @param {string} name @param {IDBTransactionMode} mode
+ */
 export const begin = (db, name, mode) => db.transaction(name, mode, { durability: "relaxed" });
 
 /**
@@ -37,15 +54,20 @@ export const begin = (db, name, mode) => db.transaction(name, mode, { durability
  * `first` on. Rust hears the record (`undefined`: there is none; `null`: it is empty) and the note that it
  * has asked for (`null`: there is none; `undefined`: it was not asked for). It answers with one key, whose
  * note it has to see first, or with keys and what to write there; nothing, to delete.
+ * @param {IDBTransaction} tx @param {string} name @param {string[]} keys @param {number} first
+ * @param {Hears} hears
  */
 export function transact(tx, name, keys, first, hears) {
   const store = tx.objectStore(name);
   // Asked for ahead, unless a command before it may change it.
   const ahead = keys.map((key, place) => keys.indexOf(key) === place && store.get(key));
-  return new Promise((resolve, reject) => {
+  return new Promise((/** @type {(done: unknown) => void} */ resolve, reject) => {
     let written = false;
     failing(tx, reject);
-    /** Calls `then` with the answer to a request, within its event. */
+    /**
+     * Calls `then` with the answer to a request, within its event.
+     * @template T @param {IDBRequest<T>} request @param {(result: T) => void} then
+     */
     const when = (request, then) => {
       const told = () => {
         try {
@@ -59,6 +81,7 @@ export function transact(tx, name, keys, first, hears) {
       if (request.readyState === "done") told();
       else request.onsuccess = request.onerror = told;
     };
+    /** @param {number} place @returns {void} */
     const next = (place) => {
       if (place < keys.length) {
         return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
@@ -66,11 +89,13 @@ export function transact(tx, name, keys, first, hears) {
       // A transaction that has written nothing is let go of.
       return resolve(written && committed(tx, () => {}));
     };
+    /** @param {number} place @param {unknown} found @returns {void} */
     const look = (place, found) => {
       if (found !== undefined) return step(place, found);
       // There is no such key, or `undefined` was stored.
       return when(store.getKey(keys[place]), (key) => step(place, key === undefined ? key : null));
     };
+    /** @param {number} place @param {unknown} found @param {unknown} [note] @returns {void} */
     const step = (place, found, note) => {
       // Nothing, if nobody waits for it any more.
       const asked = hears(first + place, found, note) ?? [];
@@ -89,6 +114,8 @@ export function transact(tx, name, keys, first, hears) {
 /**
  * Notes, put blindly (`notes`: their keys and values); in the end Rust hears the records as they were before.
  * All of it is sent at once: nothing is left open if the page stops now.
+ * @param {IDBTransaction} tx @param {string} name @param {string[]} keys @param {any[]} notes
+ * @param {number} first @param {Hears} hears
  */
 export function renew(tx, name, keys, notes, first, hears) {
   const store = tx.objectStore(name);
@@ -103,9 +130,12 @@ export function renew(tx, name, keys, notes, first, hears) {
 /**
  * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at
  * most. All records are asked for at once, and so are the notes.
+ * @param {IDBTransaction} tx @param {string} name @param {string[]} keys @param {number} first
+ * @param {Hears} hears
  */
 export function peek(tx, name, keys, first, hears) {
   const store = tx.objectStore(name);
+  /** @param {string} key @param {number} place */
   const look = async (key, place) => {
     const found = await answer(store.get(key));
     const [noted] = hears(first + place, found) ?? [];
@@ -114,27 +144,36 @@ export function peek(tx, name, keys, first, hears) {
   return Promise.all(keys.map(look));
 }
 
-/** A note that is put, and committed even if the page ends now. */
+/**
+ * A note that is put, and committed even if the page ends now.
+ * @param {IDBDatabase} db @param {string} name @param {string} key @param {unknown} note
+ */
 export function leave(db, name, key, note) {
   const tx = db.transaction(name, "readwrite");
   tx.objectStore(name).put(note, key);
   tx.commit();
 }
 
-/** What is stored there. */
+/** What is stored there. @param {IDBDatabase} db @param {string} name @param {string} key */
 export const get = (db, name, key) => answer(begin(db, name, "readonly").objectStore(name).get(key));
 
-/** All keys, and all values. */
+/** All keys, and all values. @param {IDBDatabase} db @param {string} name */
 export function all(db, name) {
   const store = begin(db, name, "readonly").objectStore(name);
   return Promise.all([answer(store.getAllKeys()), answer(store.getAll())]);
 }
 
-/** What a store looks like: 2 if it is marked, 1 if it has the shape of ours, which others have, too. */
+/**
+ * What a store looks like: 2 if it is marked, 1 if it has the shape of ours, which others have, too.
+ * @param {IDBObjectStore} store @param {string} mark
+ */
 export const look = (store, mark) =>
-  store.keyPath === null && !store.autoIncrement ? 1 + store.indexNames.contains(mark) : 0;
+  store.keyPath === null && !store.autoIncrement ? 1 + /** @type {any} */ (store.indexNames.contains(mark)) : 0;
 
-/** Whether that store is one of leases: by its mark, or by everything that is in it. */
+/**
+ * Whether that store is one of leases: by its mark, or by everything that is in it.
+ * @param {IDBDatabase} db @param {string} name @param {string} mark @param {Hears} hears
+ */
 export async function isOurs(db, name, mark, hears) {
   const store = begin(db, name, "readonly").objectStore(name);
   const seen = look(store, mark);
@@ -146,9 +185,10 @@ export async function isOurs(db, name, mark, hears) {
   return true;
 }
 
-/** Makes a lease store, in an upgrade. */
+/** Makes a lease store, in an upgrade. @param {IDBDatabase} db @param {string} name @param {string} mark */
 export const create = (db, name, mark) => void db.createObjectStore(name).createIndex(mark, mark);
 
+/** @param {string} name @param {number} [version] */
 function requestOpen(name, version) {
   try {
     // The getter throws in some sandboxed frames; where site data is blocked it may be null.
@@ -163,11 +203,13 @@ function requestOpen(name, version) {
 /**
  * Opens a database, creating what is missing; resolves with nothing if it is not ours. Rejects with
  * what was thrown, or told by an event, and whether it was thrown.
+ * @param {string} name @param {string} store @param {string} mark @param {Hears} hears
  */
 export async function open(name, store, mark, hears) {
   // No version is asked for: an older copy of this package must still open what a newer one made.
-  for (let version; ; ) {
+  for (let /** @type {number | undefined} */ version; ; ) {
     const request = requestOpen(name, version);
+    /** @type {unknown} */
     let broken;
     request.onupgradeneeded = () => {
       try {
@@ -175,7 +217,7 @@ export async function open(name, store, mark, hears) {
       } catch (error) {
         // Not thrown: that would be an error of the page's.
         broken = error;
-        request.transaction.abort();
+        /** @type {IDBTransaction} */ (request.transaction).abort();
       }
     };
     request.onblocked = () => hears(BLOCKED);
@@ -192,7 +234,10 @@ export async function open(name, store, mark, hears) {
   }
 }
 
-/** Tells when another tab wants the database closed, or the browser has closed it. */
+/**
+ * Tells when another tab wants the database closed, or the browser has closed it.
+ * @param {IDBDatabase} db @param {Hears} hears
+ */
 export function watch(db, hears) {
   db.onversionchange = () => hears(WANTED, db);
   db.onclose = () => hears(SEVERED, db);
@@ -201,11 +246,13 @@ export function watch(db, hears) {
 /**
  * Tells when an application's own connection is wanted closed, or was closed. The application may have
  * been told first, so whether it closes the connection does not matter.
+ * @param {IDBDatabase} db @param {Hears} hears
  */
 export function attend(db, hears) {
   for (const event of ["versionchange", "close"]) db.addEventListener(event, () => hears(CLOSING));
 }
 
+/** @param {IDBDatabase} db */
 export function close(db) {
   db.onversionchange = null;
   db.onclose = null;
@@ -216,6 +263,8 @@ export function close(db) {
  * The check at the head of a transaction of the application's. Rust hears what is found, by that number, and
  * answers whether that will do, or what to write if so; and then a reason and `true`, when the transaction is
  * over.
+ * @param {IDBTransaction} tx @param {string} name @param {string} key @param {number} number
+ * @param {Hears} hears
  */
 export function fence(tx, name, key, number, hears) {
   const store = tx.objectStore(name);
@@ -231,6 +280,7 @@ export function fence(tx, name, key, number, hears) {
     commit.call(tx);
   };
   // Fails where it is too late, as it may be: if the application has got round the commit below.
+  /** @param {() => void} act */
   const tried = (act) => {
     try {
       act();
@@ -251,7 +301,7 @@ export function fence(tx, name, key, number, hears) {
   };
   const over = () => {
     Reflect.deleteProperty(tx, "commit");
-    // Whoever was told what came of the check needs no reason.
+    // A caller that was told what came of the check needs no reason.
     const aborted = () => new DOMException("the transaction was aborted", "AbortError");
     hears(number, told ? undefined : (tx.error ?? aborted()), true);
   };
@@ -262,5 +312,5 @@ export function fence(tx, name, key, number, hears) {
     commits = true;
     tried(commitIfAsked);
   };
-  if (commit) Reflect.set(tx, "commit", asked);
+  if (/** @type {unknown} */ (commit)) Reflect.set(tx, "commit", asked);
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 
 use crate::mutex::{Mutex, MutexGuard};
 use crate::platform::{MaybeSend, MaybeSync};
-use crate::sync::Notify;
+use crate::sync::Waiters;
 
 /// Is told what happens to the page.
 pub(crate) trait Live: MaybeSend + MaybeSync {
@@ -55,7 +55,7 @@ pub struct Lifecycle(Arc<Life>);
 struct Life {
     hidden: AtomicBool,
     suspended: AtomicBool,
-    resumed: Notify,
+    resumed: Waiters,
     /// In the order in which they came: a store and a channel before the locks that use them.
     watchers: Mutex<Vec<Weak<dyn Live>>>,
 }
@@ -111,7 +111,7 @@ impl Lifecycle {
             for watcher in watchers {
                 watcher.suspended(suspended);
             }
-            self.0.resumed.notify_waiters();
+            self.0.resumed.wake();
         }
     }
 
@@ -126,13 +126,8 @@ impl Lifecycle {
     /// Resolves when everything may go on; at once, if it does.
     #[cfg(target_arch = "wasm32")]
     pub(crate) async fn running(&self) {
-        loop {
-            let resumed = self.0.resumed.notified();
-            if !self.is_suspended() {
-                return;
-            }
-            resumed.await;
-        }
+        let runs = || (!self.is_suspended()).then_some(());
+        self.0.resumed.until(runs).await;
     }
 
     pub(crate) fn watch(&self, watcher: Weak<dyn Live>) {

@@ -1,88 +1,77 @@
-//! How tasks of one process wait for each other: [`Notify`] and [`select!`].
+//! How tasks of one process wait for each other: [`Waiters`] and [`select!`].
 //!
-//! The same as `tokio::sync::Notify` and `tokio::select!`, as far as this crate uses them. Those weigh
-//! 4 kB more in a visitor's download (brotli).
+//! `tokio::sync::watch` and `tokio::select!` do the same, and weigh 4 kB more in a visitor's download (brotli).
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use crate::mutex::{Mutex, MutexGuard};
+use crate::mutex::Mutex;
 
-/// Tells tasks that something has changed.
+/// Tasks that wait until something is so.
 #[derive(Default)]
-pub(crate) struct Notify(Mutex<Waiting>);
+pub(crate) struct Waiters(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// How often all were notified.
-    round: u64,
     last_id: u64,
     wakers: Vec<(u64, Waker)>,
 }
 
-impl Notify {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock()
-    }
-
-    /// Resolves at the next [`Notify::notify_waiters`] from now on, polled or not.
-    pub(crate) fn notified(&self) -> Notified<'_> {
-        let round = self.waiting().round;
-        let (notify, id) = (self, None);
-        Notified { notify, round, id }
-    }
-
-    /// Wakes all who wait now, and leaves nothing for those who come later.
-    pub(crate) fn notify_waiters(&self) {
-        let mut waiting = self.waiting();
-        waiting.round += 1;
-        let wakers = std::mem::take(&mut waiting.wakers);
+impl Waiters {
+    /// Something has changed: all who wait look again.
+    pub(crate) fn wake(&self) {
+        let wakers = std::mem::take(&mut self.0.lock().wakers);
         // Out of the mutex: a task that is woken may run at once.
-        drop(waiting);
         for (_, waker) in wakers {
             waker.wake();
         }
     }
+
+    /// Resolves with what `look` finds, once it finds something: it looks when polled, and after each change.
+    pub(crate) fn until<T, L: FnMut() -> Option<T>>(&self, look: L) -> Until<'_, L> {
+        let (waiters, id) = (self, None);
+        Until { waiters, id, look }
+    }
 }
 
-/// See [`Notify::notified`]. Dropping it stops waiting.
-pub(crate) struct Notified<'a> {
-    notify: &'a Notify,
-    round: u64,
+/// See [`Waiters::until`]. Dropping it stops waiting.
+pub(crate) struct Until<'a, L> {
+    waiters: &'a Waiters,
     id: Option<u64>,
+    look: L,
 }
 
-impl Future for Notified<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut waiting = self.notify.waiting();
-        if waiting.round != self.round {
-            return Poll::Ready(());
+impl<L> Until<'_, L> {
+    fn leave(&self) {
+        if self.id.is_some() {
+            let mut waiting = self.waiters.0.lock();
+            waiting.wakers.retain(|(of, _)| Some(*of) != self.id);
         }
+    }
+}
+
+impl<T, L: FnMut() -> Option<T> + Unpin> Future for Until<'_, L> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // First of all, so that no change between the look and the waiting is missed.
+        self.leave();
+        let mut waiting = self.waiters.0.lock();
         let id = self.id.unwrap_or_else(|| {
             waiting.last_id += 1;
             waiting.last_id
         });
-        waiting.wakers.retain(|(of, _)| *of != id);
         waiting.wakers.push((id, context.waker().clone()));
         drop(waiting);
         self.id = Some(id);
-        Poll::Pending
+        (self.look)().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-impl Drop for Notified<'_> {
+impl<L> Drop for Until<'_, L> {
     fn drop(&mut self) {
-        if self.id.is_some() {
-            let mut waiting = self.notify.waiting();
-            waiting.wakers.retain(|(of, _)| Some(*of) != self.id);
-        }
+        self.leave();
     }
 }
 
@@ -133,6 +122,8 @@ pub(crate) use select;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
 
@@ -140,42 +131,47 @@ mod tests {
     struct Count(AtomicUsize);
 
     impl Wake for Count {
-        fn wake(self: std::sync::Arc<Self>) {
+        fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn is_ready(future: Pin<&mut impl Future>) -> bool {
-        future
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
+    #[test]
+    fn all_who_wait_look_again_after_a_change() {
+        let (waiters, value) = (Waiters::default(), Cell::new(0));
+        let above = |least| move |value: i32| (value > least).then_some(value);
+        let mut one = pin!(waiters.until(|| above(0)(value.get())));
+        let mut other = pin!(waiters.until(|| above(1)(value.get())));
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut context = Context::from_waker(&waker);
+        assert!(one.as_mut().poll(&mut context).is_pending());
+        assert!(other.as_mut().poll(&mut context).is_pending());
+        value.set(1);
+        waiters.wake();
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        assert_eq!(one.as_mut().poll(&mut context), Poll::Ready(1));
+        assert!(other.as_mut().poll(&mut context).is_pending());
     }
 
     #[test]
-    fn all_who_wait_are_notified_polled_or_not_and_nobody_later() {
-        let notify = Notify::new();
-        let (mut one, mut other) = (pin!(notify.notified()), pin!(notify.notified()));
-        assert!(!is_ready(one.as_mut()));
-        notify.notify_waiters();
-        assert!(is_ready(one.as_mut()) && is_ready(other.as_mut()));
-        assert!(!is_ready(pin!(notify.notified())));
-    }
-
-    #[test]
-    fn who_waits_is_woken_and_who_has_gone_is_forgotten() {
-        let (notify, count) = (Notify::new(), std::sync::Arc::new(Count::default()));
-        let waker = Waker::from(std::sync::Arc::clone(&count));
-        let mut stays = Box::pin(notify.notified());
+    fn who_waits_is_woken_once_and_who_has_gone_is_forgotten() {
+        let (waiters, count) = (Waiters::default(), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut stays = Box::pin(waiters.until(|| None::<()>));
         for _ in 0..3 {
-            let mut goes = pin!(notify.notified());
-            for waiting in [stays.as_mut(), goes.as_mut()] {
-                let _ = waiting.poll(&mut Context::from_waker(&waker));
-            }
+            let mut goes = pin!(waiters.until(|| None::<()>));
+            let mut context = Context::from_waker(&waker);
+            assert!(stays.as_mut().poll(&mut context).is_pending());
+            assert!(goes.as_mut().poll(&mut context).is_pending());
         }
-        assert_eq!(notify.waiting().wakers.len(), 1);
-        notify.notify_waiters();
+        waiters.wake();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert!(is_ready(stays.as_mut()));
+        let what_is_so = pin!(waiters.until(|| Some(7)));
+        assert_eq!(
+            what_is_so.poll(&mut Context::from_waker(&waker)),
+            Poll::Ready(7)
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use web_sys::{AbortController, AbortSignal};
 use super::{Beacon, Liveness};
 use crate::evidence::{Evidence, Manager, Word};
 use crate::platform::{self, BoxFuture, Spawner};
-use crate::sync::Notify;
+use crate::sync::Waiters;
 
 /// In front of the name of every beacon.
 const PREFIX: &str = "tab-lease#";
@@ -33,7 +33,7 @@ struct WebLocks {
     /// Whether this tab's own beacon is held …
     lit: Rc<Cell<Option<bool>>>,
     /// … and tells when the browser has said so. `None` until then.
-    settled: Rc<Notify>,
+    settled: Rc<Waiters>,
 }
 
 impl Liveness {
@@ -70,7 +70,7 @@ impl WebLocks {
 
     fn set_lit(&self, lit: bool) {
         self.lit.set(Some(lit));
-        self.settled.notify_waiters();
+        self.settled.wake();
     }
 
     /// This tab's own beacon is held, or is not and is not going to be.
@@ -127,10 +127,7 @@ impl Beacon for WebLocks {
     fn settled(&self) -> BoxFuture<()> {
         let this = self.clone();
         Box::pin(async move {
-            let settled = this.settled.notified();
-            if this.lit.get().is_none() {
-                settled.await;
-            }
+            this.settled.until(|| this.lit.get()).await;
         })
     }
 

@@ -10,7 +10,7 @@ use std::time;
 use gloo_timers::callback::Timeout;
 use wasm_bindgen::prelude::*;
 
-use crate::sync::Notify;
+use crate::sync::Waiters;
 use crate::time::Duration;
 
 /// A future of any kind.
@@ -49,11 +49,13 @@ pub async fn sleep(duration: time::Duration) {
 
 /// As [`sleep`].
 pub(crate) async fn rest(duration: Duration) {
-    let over = Rc::new(Notify::new());
-    let waits = over.notified();
+    let over = Rc::new((Cell::new(None), Waiters::default()));
     let tell = Rc::clone(&over);
-    let _timeout = Timeout::new(timeout_ms(duration), move || tell.notify_waiters());
-    waits.await;
+    let _timeout = Timeout::new(timeout_ms(duration), move || {
+        tell.0.set(Some(()));
+        tell.1.wake();
+    });
+    over.1.until(|| over.0.get()).await;
 }
 
 fn timeout_ms(duration: Duration) -> u32 {

@@ -71,7 +71,7 @@ use crate::lifecycle::{Lifecycle, Live};
 use crate::platform::{BoxFuture, Spawner, rest, step_back};
 use crate::rules::{self, Command, Corrupt, Note, Outcome, Record, Requester};
 use crate::store::BackingStore;
-use crate::sync::{Notify, select};
+use crate::sync::{Waiters, select};
 use crate::time::Duration;
 
 use opening::{Look, is_row, look};
@@ -168,13 +168,13 @@ enum Link {
 /// A value whose changes can be waited for.
 struct Watched<T> {
     value: RefCell<T>,
-    changed: Notify,
+    waiters: Waiters,
 }
 
 impl<T> Watched<T> {
     fn new(value: T) -> Self {
-        let (value, changed) = (RefCell::new(value), Notify::new());
-        Self { value, changed }
+        let (value, waiters) = (RefCell::new(value), Waiters::default());
+        Self { value, waiters }
     }
 
     fn borrow(&self) -> std::cell::Ref<'_, T> {
@@ -183,20 +183,20 @@ impl<T> Watched<T> {
 
     fn set(&self, value: T) {
         drop(self.value.replace(value));
-        self.changed.notify_waiters();
+        self.waiters.wake();
     }
 
     /// `change` answers whether it has changed it.
     fn change(&self, change: impl FnOnce(&mut T) -> bool) {
         let changed = change(&mut self.value.borrow_mut());
         if changed {
-            self.changed.notify_waiters();
+            self.waiters.wake();
         }
     }
 
-    /// Resolves at the next change from now on.
-    fn changed(&self) -> impl Future<Output = ()> {
-        self.changed.notified()
+    /// Resolves once that finds something in the value.
+    async fn until<U>(&self, look: impl Fn(&T) -> Option<U>) -> U {
+        self.waiters.until(|| look(&self.borrow())).await
     }
 }
 
@@ -495,19 +495,25 @@ impl IndexedDbStore {
         // What failed before is tried again; what fails from now on is told.
         let mut failed_before = true;
         let connection = loop {
-            let changed = self.shared.link.changed();
-            let idle = match &*self.shared.link.borrow() {
-                Link::Open(connection) => break Rc::clone(connection),
-                Link::Blocked => return Err(IndexedDbError::Blocked),
-                Link::Failed(error) if !failed_before => return Err(error.clone()),
-                Link::Failed(_) | Link::Closed => true,
-                Link::Opening => false,
+            let link = &self.shared.link;
+            let idle = match &*link.borrow() {
+                Link::Closed => true,
+                Link::Failed(_) => failed_before,
+                Link::Opening | Link::Blocked | Link::Open(_) => false,
             };
             failed_before = false;
             if idle {
                 self.begin_opening();
-            } else {
-                changed.await;
+            }
+            let settled = |link: &Link| match link {
+                Link::Opening => None,
+                link => Some(link.clone()),
+            };
+            match link.until(settled).await {
+                Link::Open(connection) => break connection,
+                Link::Blocked => return Err(IndexedDbError::Blocked),
+                Link::Failed(error) => return Err(error),
+                Link::Closed | Link::Opening => {}
             }
         };
         if !connection.vetted.get() {
@@ -616,13 +622,8 @@ impl BackingStore for IndexedDbStore {
         let (holder, before) = (Rc::clone(&shared.holders), *shared.closings.borrow());
         Box::pin(async move {
             let _holder = holder;
-            loop {
-                let changed = shared.closings.changed();
-                if *shared.closings.borrow() != before {
-                    return;
-                }
-                changed.await;
-            }
+            let closed = |closings: &u32| (*closings != before).then_some(());
+            shared.closings.until(closed).await;
         })
     }
 }

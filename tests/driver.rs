@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake as Awake, Waker};
 
 use async_trait::async_trait;
-use support::{World, is_ready, ms, until};
+use support::{Conduct, World, is_ready, ms, until};
 use tab_lease::platform::BoxFuture;
 use tab_lease::rules::{Command, Outcome, Requester};
 use tab_lease::{
@@ -237,6 +237,31 @@ async fn a_thousand_calls_of_one_tab_take_eight_places_and_go_in_their_order() {
     assert!(had < 100, "the other tab had it after {had} of 1000");
     let commands = store.since(0).iter().map(Vec::len).sum::<usize>();
     assert!(commands < 6000, "{commands} commands");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_long_queue_of_short_calls_none_begins_a_lease_that_is_about_to_end() {
+    for section in (15..60).step_by(3) {
+        let (world, wake) = (World::new(), Wake::local());
+        let mut calls = Vec::new();
+        for holder in ["here", "there"] {
+            let (lock, link) = world.process(holder);
+            let lock = lock.woken_by(&wake);
+            let (before, after) = (ms(10), ms(10));
+            link.everything_is(Conduct::Slow { before, after });
+            for _ in 0..15 {
+                let lock = lock.apart();
+                calls.push(tokio::spawn(async move {
+                    let guard = lock.acquire(None).await.unwrap();
+                    sleep(ms(section)).await;
+                    guard.is_held()
+                }));
+            }
+        }
+        for call in calls {
+            assert!(call.await.unwrap(), "{section} ms: a lease was lost");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ use crate::{
     IndexedDbStore, LeaseLost, Lifecycle, Liveness, LockError, LossReason, Wake,
 };
 
-/// Smaller by 2 kB (brotli) than the one that comes with the target.
+/// An allocator that is smaller by 2 kB (brotli) than the one that comes with the target.
 #[global_allocator]
 static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();
 
@@ -43,13 +43,13 @@ pub struct RawLocks {
     wake: Wake,
     holder: String,
     config: Config,
-    /// Made with the first lock.
+    /// The driver of all locks. It is made with the first lock.
     driver: RefCell<Option<Arc<Driver<IndexedDbStore>>>>,
 }
 
 #[wasm_bindgen]
 impl RawLocks {
-    /// Touches no store. Durations are in ms.
+    /// Locks with these settings. No store is touched yet. Durations are in ms.
     #[wasm_bindgen(constructor)]
     pub fn new(
         database: &str,
@@ -68,7 +68,7 @@ impl RawLocks {
         };
         let timeout = Duration::from_millis(store_timeout_ms.into());
         let store = IndexedDbStore::within(database, object_store).giving_up_after(timeout);
-        // Each lease store has a channel of its own; that of most databases has no name.
+        // Each lease store has a channel of its own. An object store of the usual name is not named in it.
         let channel = match object_store {
             OBJECT_STORE => ["tab-lease:", database].concat(),
             _ => ["tab-lease/", object_store, "\0", database].concat(),
@@ -89,8 +89,8 @@ impl RawLocks {
         Self { store, ..self }
     }
 
-    /// The lock of that key: one object for the life of the page, since it remembers when it last
-    /// held, for `dirty`.
+    /// The lock of that key. The caller keeps one object for the life of the page, since the object remembers
+    /// when it last held, for `dirty`.
     pub fn lock(&self, key: String) -> RawLock {
         let around = || Surroundings {
             wake: Some(self.wake.clone()),
@@ -109,9 +109,12 @@ impl RawLocks {
         ))
     }
 
-    /// Calls `resolve` with what every readable record says, or `reject`. One list, of each record: its key;
-    /// the holder's token and the length of its lease, and then the holder as it asked, if there is one; how
-    /// many wait, and each of them as it asked.
+    /// Calls `resolve` with what all readable records say, or `reject`. All is in one list. For each record
+    /// it has
+    ///
+    /// - the key, and whether there is a holder;
+    /// - if there is, its token, the length of its lease, and the holder itself: mode, tab, since when;
+    /// - how many wait, and for each of them the same three.
     pub fn query(&self, resolve: Function, reject: Function) {
         let store = self.store.clone();
         Spawner::current().spawn(async move {
@@ -119,7 +122,7 @@ impl RawLocks {
                 Ok(records) => (resolve, described(&records).into()),
                 Err(error) => (reject, self::reject(LockError::Store(error))),
             };
-            // They are a promise's own, and do not throw.
+            // Both are a promise's own functions, and do not throw.
             let _ = tell.call1(&JsValue::UNDEFINED, &value);
         });
     }
@@ -162,8 +165,8 @@ impl RawLock {
         RawLock(self.0.apart())
     }
 
-    /// Waits for the lock, for at most `timeout` ms; asks once if that is 0. Calls `resolve` with a
-    /// [`RawLease`], or `reject`, at once or later. Answers with what [`RawLock::leave`] takes.
+    /// Waits for the lock, for at most `timeout` ms; asks only once if that is 0. Calls `resolve` with a
+    /// [`RawLease`], or `reject`, at once or later. Answers with the call, for [`RawLock::leave`].
     pub fn acquire(&self, timeout: Option<f64>, resolve: Function, reject: Function) -> f64 {
         let timeout = timeout.map(|ms| Duration::from_micros((ms * 1000.0) as u64));
         let call = self.0.call_back(timeout, move |settled| {
@@ -172,13 +175,13 @@ impl RawLock {
                 Ok(None) => (reject, self::reject(LockError::Timeout)),
                 Err(error) => (reject, self::reject(error)),
             };
-            // They are a promise's own, and do not throw.
+            // Both are a promise's own functions, and do not throw.
             let _ = tell.call1(&JsValue::UNDEFINED, &value);
         });
         call.0 as f64
     }
 
-    /// A call is over. It is told nothing any more, if it has not been told yet.
+    /// Ends a call. If it has not been told yet, it is told nothing any more.
     pub fn leave(&self, call: f64) {
         self.0.hang_up(CallId(call as u64));
     }
@@ -188,13 +191,13 @@ impl RawLock {
 #[wasm_bindgen]
 pub struct RawLease {
     guard: RefCell<Option<CrossProcessStoreLockGuard>>,
-    /// Who is told of a loss, until this is released: the lock may stay with this tab for hours, and be
-    /// taken often.
+    /// The listener that is told of a loss. It is forgotten at the release, since the lease may stay with
+    /// this tab for hours after that, and be taken often.
     listener: Cell<Option<u64>>,
     /// The fencing token, below 2⁵³.
     #[wasm_bindgen(readonly)]
     pub token: f64,
-    /// Which series of tokens that is of, below 2⁵³.
+    /// The series that the token is of, below 2⁵³.
     #[wasm_bindgen(readonly)]
     pub epoch: f64,
     /// Whether another holder had the lock since this tab last did.
@@ -216,23 +219,23 @@ impl RawLease {
 
 #[wasm_bindgen]
 impl RawLease {
-    /// Another lease that shares the lock with this one. Throws `{ code }` if it is lost; released ones do
-    /// not get here.
+    /// Another lease that shares the lock with this one. Throws `{ code }` if the lease is lost. Is not
+    /// called for a released one.
     pub fn share(&self) -> Result<RawLease, JsValue> {
         let guard = self.guard.borrow();
         let shared = guard.as_ref().ok_or(JsValue::UNDEFINED)?.share();
         shared.map(Self::new).map_err(lost)
     }
 
-    /// For how many ms more the lease is good, by the clock; 0 if it is over. Released ones do not end.
+    /// For how many ms more the lease is good, by the clock; 0 if it is lost. For a released lease, infinity.
     pub fn left(&self) -> f64 {
         let guard = self.guard.borrow();
         let left = guard.as_ref().map(|guard| guard.left().as_micros() as f64);
         left.unwrap_or(f64::INFINITY) / 1000.0
     }
 
-    /// Why the lease is not good any more, if so, also by the clock: a page that hung may ask before
-    /// anybody could tell it. Never of one that was released.
+    /// Why the lease is lost, if it is. The clock counts, too: a page that hung may ask before any timer
+    /// could fire. A released lease is not lost.
     pub fn loss(&self) -> Option<String> {
         let guard = self.guard.borrow();
         guard
@@ -241,7 +244,8 @@ impl RawLease {
             .map(|reason| code_of(reason).to_owned())
     }
 
-    /// Calls `resolve`, a promise's own, with a code when the lease is lost; never, if it is released before.
+    /// Calls `resolve`, a promise's own, with a code when the lease is lost. Does not call it if the lease is
+    /// released before.
     pub fn lost(&self, resolve: Function) {
         if let Some(guard) = &*self.guard.borrow() {
             let listener = guard.lease().listen(move |_, standing| {
@@ -254,11 +258,11 @@ impl RawLease {
         }
     }
 
-    /// Fences a transaction: a readwrite one, unless `reads` says that it need not be. Throws
-    /// `{ code, … }`, or calls `settle` with it, or with nothing once the check has passed.
+    /// Fences a transaction. It must be a readwrite one, unless `reads` is set. Throws `{ code, … }` if it
+    /// cannot be fenced. Calls `settle` when the check is made: with nothing, or with `{ code, … }`.
     pub fn fence(&self, tx: &IdbTransaction, reads: bool, settle: Function) -> Result<(), JsValue> {
         let guard = self.guard.borrow();
-        // Released ones do not get here.
+        // This is not called for a released lease.
         let guard = guard.as_ref().ok_or(JsValue::UNDEFINED)?;
         let access = if reads { Access::Read } else { Access::Write };
         let settle = Box::new(move |checked: Result<(), FenceError>| {
@@ -269,8 +273,8 @@ impl RawLease {
         fence(guard, tx, access, settle).map_err(refused)
     }
 
-    /// Releases; calls `resolve`, a promise's own, when the next one can have the lock. A second call does
-    /// nothing else.
+    /// Releases. Calls `resolve`, a promise's own, when the next holder can have the lock; at once, if the
+    /// lease was released before.
     pub fn release(&self, resolve: Function) {
         let told = move || drop(resolve.call0(&JsValue::UNDEFINED));
         let Some(lease) = self.guard.take().map(|guard| Arc::clone(guard.lease())) else {

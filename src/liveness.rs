@@ -1,10 +1,10 @@
 //! Beacons: who has ended.
 //!
-//! A tab holds a *beacon* for as long as it lives, and others can wait for it to go out: in a browser
-//! a Web Lock of the document ([`Liveness::web_locks`]), natively whatever the operating system offers
-//! (a locked file, a pipe). That a tab has ended does not say that its lease has: it may have handed it
-//! on. So it is a proof for the [rules](crate::rules) to weigh, never more; and a tab that hangs keeps
-//! its beacon.
+//! A tab holds a *beacon* for as long as it lives, and others can wait for it to go out: in a browser a Web
+//! Lock of the document ([`Liveness::web_locks`]), natively whatever the operating system offers (a locked
+//! file, a pipe). If a tab has ended, its lease need not have: the tab may have handed the lease on. So the
+//! end of a tab is a proof for the [rules](crate::rules) to weigh, never more. A tab that hangs keeps its
+//! beacon.
 
 #[cfg(target_arch = "wasm32")]
 mod web_locks;
@@ -13,35 +13,36 @@ use std::sync::Arc;
 
 use crate::platform::{BoxFuture, MaybeSend, MaybeSync};
 
-/// Tells of this tab's life, and of others' end. A tab is named as in
+/// Tells other tabs that this one lives, and this one when others have ended. A tab is named as in
 /// [`Requester::tab`](crate::rules::Requester): the holder's name, `#`, and a part that all the
 /// holders of one process share and no others.
 pub trait Beacon: MaybeSend + MaybeSync + 'static {
-    /// Whether this tab's own beacon is held already, so that others may go by it. Said too early, a
-    /// tab that lives is taken for dead.
+    /// Whether this tab's own beacon is held already, so that others may go by it. A tab that says so too
+    /// early is taken for dead.
     fn is_lit(&self) -> bool;
 
-    /// Resolves when it is known whether this tab's own beacon is going to be held; at once, if it is.
+    /// Resolves when it is known whether this tab's own beacon is going to be held; at once, if that is
+    /// known.
     fn settled(&self) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Whether [`Beacon::ended`] would tell the end of `tab`, whose beacon was lit. If not, a waiter for that
-    /// tab's lease watches the lease more closely.
+    /// Whether [`Beacon::ended`] would tell the end of `tab`, whose beacon was lit. If it would not, a waiter
+    /// for that tab's lease watches the lease more closely.
     fn is_watched(&self, tab: &str) -> bool {
         let _ = tab;
         true
     }
 
-    /// Resolves when `tab`, which had its beacon lit, has ended; at once, if it has. Never, if there is
-    /// no telling. Dropping it stops the watch.
+    /// Resolves when `tab`, which had its beacon lit, has ended; at once, if it has. If the end cannot be
+    /// told, the future never resolves. Dropping the future stops the watch.
     ///
-    /// It is believed: a tab that lives, and is said to have ended, loses its lease at once, while it
-    /// still holds. See [`evidence`](crate::evidence) for what a word from outside must show.
+    /// The word is believed. If it is wrong, a tab that lives loses its lease at once, while it still holds.
+    /// See [`evidence`](crate::evidence) for what a word from outside must show.
     fn ended(&self, tab: &str) -> BoxFuture<()>;
 }
 
-/// A [`Beacon`], shared by locks. Clones are the same. See the [module](self).
+/// A [`Beacon`] that locks share. Clones stand for the same beacon. See the [module](self).
 #[derive(Clone)]
 pub struct Liveness(Arc<dyn Beacon>);
 

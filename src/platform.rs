@@ -1,6 +1,6 @@
 //! Where the platforms differ: spawning, sleeping, clocks, randomness, and `Send`.
 //!
-//! Natively this is tokio, on wasm the browser's event loop. Everything else in the crate is one
+//! Natively the platform is tokio, on wasm the browser's event loop. Most of the rest of the crate is one
 //! source for both.
 
 use std::sync::OnceLock;
@@ -53,7 +53,7 @@ pub fn process() -> &'static str {
     })
 }
 
-/// Resolves when `clock` reaches `when`, however far that is.
+/// Resolves when `clock` reaches `when`, however far away that is.
 pub async fn sleep_until(clock: Clock, when: Duration) {
     const LONG: Duration = Duration::from_millis(24 * 60 * 60 * 1000);
     loop {

@@ -2,13 +2,13 @@
 //!
 //! Everything that tabs share about a lock name is one small [`Record`]. Every change of it is one
 //! [`Command`], decided by [`apply`] inside one atomic read-modify-write of a
-//! [`BackingStore`](crate::BackingStore). The function knows no clock, no store and no browser; no
-//! store decides anything.
+//! [`BackingStore`](crate::BackingStore). The function knows no clock, no store and no browser. Stores
+//! decide nothing.
 //!
 //! # Who changes what
 //!
 //! A record is *free* (no holder) or *held* by one [`Requester`]. A requester is a tab **and** a
-//! request of that tab: "same tab, so extend" would revive a lease that the tab has given away.
+//! request of that tab: a rule "same tab, so extend" would revive a lease that the tab has given away.
 //!
 //! | command | by | on | answer |
 //! |---|---|---|---|
@@ -26,30 +26,31 @@
 //! | quit | its holder | held | free, or granted to the head of the queue, token grown |
 //! | quit | anybody else | anything | leaves the queue |
 //!
-//! A transaction of the application's that is to be part of a lease asks [`fence`] first, in a store
-//! that keeps leases and data in one database: nothing of it is committed unless the lease is current.
+//! In a store that keeps leases and data in one database, a transaction of the application's can be part of a
+//! lease. It asks [`fence`] first, and nothing of it is committed unless the lease is current.
 //!
 //! The queue is first in, first out. A waiter that is granted the lock learns of it by a message, or by
 //! its next take, which is answered [`Outcome::Held`]. Until then nobody renews. So a head of the queue
-//! that is gone costs the others the length of one lease, or its beacon's word.
+//! that has ended costs the others the length of one lease; less, if a beacon tells that it has.
 //!
 //! # Numbers
 //!
 //! Every grant that is made inside a transaction adds at least two to the token. The number between belongs
-//! to the holder alone: it may *delegate* the lease under it, by a message that no store has seen yet. The
-//! claim and the pass write that down, in either order, and whatever is lost of the three, no number is used
-//! twice.
+//! to the holder alone: under it the holder may *delegate* the lease, by a message that no store has seen
+//! yet. The claim and the pass write that down, in either order. If any of the three is lost, still no number
+//! is used twice.
 //!
-//! Expiry is judged by **observation**: a waiter that has seen one [`Sighting`] (epoch, token,
-//! count) for the record's whole lease length on its own monotonic clock says so, and the rule checks
-//! that the record is still that one. A holder bumps the count at every renewal, so a holder that
-//! renews is never seen standing still. No rule reads a wall clock: `since` is for people.
+//! Expiry is judged by **observation**. A waiter that has seen one [`Sighting`] (epoch, token, count) for the
+//! record's whole lease length, on its own monotonic clock, says so. The rule checks that the record is still
+//! the same. A holder adds to the count at every renewal, so the record of a holder that renews never stays
+//! the same for so long. No rule reads a wall clock: `since` is for people.
 //!
 //! # Notes
 //!
-//! A store whose transactions a stopped page can leave open may keep what a requester says *blindly*
-//! beside the record, in a [`Note`] of that requester alone: nothing has to be read first, so nothing
-//! is left half-done, and no other requester's word is overwritten. [`apply_noted`] sees both as one record.
+//! A page that stops in the midst of a transaction can leave it open. A store whose transactions are like
+//! that may keep what a requester says *blindly* beside the record, in a [`Note`] of that requester alone.
+//! Nothing has to be read first, so nothing is left half-done, and no other requester's word is overwritten.
+//! [`apply_noted`] sees both as one record.
 
 mod wire;
 
@@ -57,19 +58,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 
-/// The longest lease that a record may carry, in ms (ten minutes). A record that claims more is
-/// corrupt: believing it would wedge the lock for as long as it says.
+/// The longest lease that a record may carry, in ms (ten minutes). A record that names a longer one is
+/// corrupt: to believe it would block the lock for as long as it says.
 pub const MAX_LEASE_MS: u32 = 600_000;
 
 /// The format of [`Record`] that this code reads and writes.
 pub const FORMAT: u8 = 2;
 
-/// Numbers in a record stay below 2⁵³, so that JavaScript reads them exactly; the room above this
-/// bound is for the tokens and counts that are still to come.
+/// The greatest number that a record may carry. Numbers stay below 2⁵³, so that JavaScript reads them
+/// exactly; the room above this bound is for the tokens and counts that are still to come.
 const MAX_NUMBER: u64 = (1 << 53) - (1 << 32);
 
-/// Who asks: a tab (or worker, or process), and one request of it. A request id is never used
-/// twice by a tab, starts at most once, and is spent when it starts or is given up.
+/// Who asks: a tab (or worker, or process), and one request of it. A tab never uses a request id twice. A
+/// request starts to hold at most once, and never after it was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Requester {
     /// The tab: the holder's name and a random part drawn anew in every tab.
@@ -95,11 +96,11 @@ pub struct Waiter {
     pub mode: Mode,
     /// The lease length that it will hold with, in ms.
     pub len: u32,
-    /// Its own monotonic clock, in µs, read before it sent a take. A delegator tells it by this stamp
-    /// for how long the lease is good. Renewed by a take when it is older than a quarter of `len`, or
-    /// asks for a longer one.
+    /// A stamp: the waiter's own monotonic clock, in µs, read before it sent a take. By this stamp a
+    /// delegator tells it for how long the lease is good. A later take renews the stamp if it is older than a
+    /// quarter of `len`, or if the take asks for a longer lease.
     pub at: u64,
-    /// Whether its tab held its beacon when it said so.
+    /// Whether the waiter's tab held its beacon when this stamp was written.
     pub beacon: bool,
     /// Wall clock at which it joined, ms since 1970. For people; no rule reads it.
     pub since: u64,
@@ -110,39 +111,39 @@ pub struct Waiter {
 pub struct Last {
     /// Its tab.
     pub tab: String,
-    /// The token that it held.
+    /// The token that it held under.
     pub token: u64,
 }
 
 /// Everything that is shared about one lock name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// [`FORMAT`] of the code that wrote it.
+    /// The [`FORMAT`] of the code that wrote the record.
     pub format: u8,
-    /// Random id of this incarnation of the record. After a deletion tokens and counts may repeat;
+    /// A random id of this incarnation of the record. After a deletion tokens and counts may repeat;
     /// epochs do not.
     pub epoch: u64,
-    /// The fencing token: grows at every change of hands, survives release.
+    /// The fencing token. It grows at every change of hands, and survives a release.
     pub token: u64,
-    /// Grows at every command that was answered "yours": what observers watch.
+    /// A number that grows whenever the holder takes, claims or renews again. Observers watch it.
     pub count: u64,
-    /// Who holds; nobody when free.
+    /// Who holds. `None` when the lock is free.
     pub holder: Option<Requester>,
-    /// How it is held.
+    /// How the lock is held.
     pub mode: Mode,
-    /// Whether the holder's tab held its beacon when it said so.
+    /// Whether the holder's tab held its beacon when the holder last took or renewed.
     pub beacon: bool,
-    /// Length of the current lease in ms.
+    /// The length of the current lease, in ms.
     pub len: u32,
-    /// Wall clock of the last change of hands, ms since 1970. For people; no rule reads it.
+    /// The wall clock at the last change of hands, ms since 1970. For people; no rule reads it.
     pub since: u64,
-    /// Who waits, in order of arrival. Empty when free.
+    /// Who waits, in order of arrival. Empty when the lock is free.
     pub queue: Vec<Waiter>,
-    /// Who held before.
+    /// The holder before the present one; of a free lock, the latest one.
     pub last: Option<Last>,
 }
 
-/// A record that no rule can have written: another program's, or damaged.
+/// The error of a record that no rule can have written: it is another program's, or damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lease record is not one of ours: {0}")]
 pub struct Corrupt(pub &'static str);
@@ -168,9 +169,9 @@ impl Record {
         }
     }
 
-    /// Checks what the types alone do not say. A store calls it on what it read, if it keeps records
-    /// in another form than [`Record::encode`]'s, before [`apply`] sees them: a damaged record is an
-    /// error, never a free lock.
+    /// Checks what the types alone do not say: a damaged record is an error, never a free lock. A store that
+    /// keeps records in another form than [`Record::encode`]'s calls this on what it has read, before
+    /// [`apply`] sees it.
     ///
     /// # Errors
     ///
@@ -204,7 +205,7 @@ impl Record {
         }
     }
 
-    /// What an observer compares: equal sightings mean that nothing was renewed in between.
+    /// What an observer compares. If two sightings are equal, nothing was renewed in between.
     #[must_use]
     pub fn sighting(&self) -> Sighting {
         Sighting {
@@ -218,41 +219,40 @@ impl Record {
 /// One look at a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sighting {
-    /// [`Record::epoch`]
+    /// See [`Record::epoch`].
     pub epoch: u64,
-    /// [`Record::token`]
+    /// See [`Record::token`].
     pub token: u64,
-    /// [`Record::count`]
+    /// See [`Record::count`].
     pub count: u64,
 }
 
-/// What a record starts with where there is none. Chosen by the caller: the rules draw no random
-/// numbers and read no clock.
+/// What a new record starts with. The caller chooses it: the rules draw no random numbers and read no clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fresh {
     /// A random epoch, below 2⁵³ − 2³².
     pub epoch: u64,
-    /// The first token: above every token that the caller has seen, and growing with the wall clock,
-    /// so that tokens keep growing across a deletion as far as the wall clock does.
+    /// The first token. It is above every token that the caller has seen, and grows with the wall clock. So
+    /// tokens grow across a deletion, too, unless the wall clock is set back.
     pub token: u64,
 }
 
 /// Why a lease that the record says is held may be taken over all the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Proof {
-    /// No reason.
+    /// There is no reason.
     #[default]
     None,
     /// "I have seen exactly this for its whole lease length."
     Unchanged(Sighting),
-    /// "The holder gave it to me, by a message", which only counts for the head of the queue.
+    /// "The holder gave the lease to me, by a message." This only counts for the head of the queue.
     Delegated {
-        /// The token that it held.
+        /// The token that the holder held under.
         token: u64,
         /// The holder.
         from: Requester,
     },
-    /// "These tabs have ended": the holder's, and those of everybody who waited before. The holder's
+    /// "These tabs have ended": the holder's, and those of all that waited before. The end of the holder's
     /// alone is not enough, since it may have delegated the lease to the head of the queue.
     Dead(Vec<String>),
 }
@@ -261,11 +261,11 @@ pub enum Proof {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Note {
     /// A [`Command::Renew`] that needed no answer from the record. It counts if its writer still holds,
-    /// under that token.
+    /// under the same token.
     Renewed {
-        /// Under which token.
+        /// The token that its writer held under.
         token: u64,
-        /// Grows at every renewal of that requester.
+        /// A number that grows at every renewal of that requester.
         count: u64,
         /// See [`Record::len`].
         len: u32,
@@ -287,7 +287,7 @@ impl Note {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`], if this version cannot have written it. To take it for none would be to steal from a
+    /// [`Corrupt`], if this version cannot have written it. To ignore such a note would be to steal from a
     /// holder that renews.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         match codec::decode::<(u8, Self)>(bytes) {
@@ -309,9 +309,9 @@ impl Note {
 pub struct Take {
     /// Who wants it.
     pub who: Requester,
-    /// How.
+    /// How it wants to hold.
     pub mode: Mode,
-    /// For how long, in ms. A lease of 0 ms frees what `who` holds.
+    /// The lease length that it asks for, in ms. A lease of 0 ms frees what `who` holds.
     pub len: u32,
     /// See [`Waiter::at`].
     pub at: u64,
@@ -319,11 +319,10 @@ pub struct Take {
     pub beacon: bool,
     /// Whether to wait in the queue if another requester holds.
     pub join: bool,
-    /// Why it may be taken over.
+    /// Why the lease may be taken over.
     pub proof: Proof,
-    /// Earlier requests of the same tab that have ended, whose own [`Command::Quit`] may not have
-    /// reached the store (yet, or ever). They quit first. Only a request that was never handed on
-    /// may be named here.
+    /// Earlier requests of the same tab that have ended, and whose own [`Command::Quit`] may not have reached
+    /// the store. They quit first. A request that was handed on must not be named here.
     pub ended: Vec<u64>,
     /// What a new record starts with, and what the token of a free lock keeps up with.
     pub fresh: Fresh,
@@ -334,47 +333,47 @@ pub struct Take {
 /// What a tab may ask of a record. Each is applied in one atomic step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Take the lease, or ask again for one that may already be ours.
+    /// Take the lease, or ask again for a lease that may already be this tab's.
     Take(Take),
-    /// Write down a lease that was delegated to us, or granted. Never queues, and never takes what is
-    /// another's.
+    /// Write down a lease that was delegated or granted to this tab. A claim never queues, and never takes
+    /// the lease of another.
     Claim {
         /// Who was given the lease.
         who: Requester,
-        /// Under which token.
+        /// The token that it holds under.
         token: u64,
-        /// By whom.
+        /// Who gave the lease.
         from: Requester,
-        /// For how long from now, in ms.
+        /// The length of the lease from now, in ms. 0 frees it.
         len: u32,
         /// Whether the tab holds its beacon.
         beacon: bool,
         /// Wall clock, ms since 1970, for `since`.
         wall: u64,
     },
-    /// Extend the lease of this very token. Never re-acquires.
+    /// Extend the lease, if it is still held under the same token. A renewal never takes the lease anew.
     Renew {
         /// Who believes to hold.
         who: Requester,
-        /// Which token.
+        /// The token that it holds under.
         token: u64,
-        /// For how long from now, in ms. 0 frees it.
+        /// The length of the lease from now, in ms. 0 frees it.
         len: u32,
         /// Whether the tab holds its beacon.
         beacon: bool,
     },
-    /// Write down that we have delegated the lease, in case that the receiver does not.
+    /// Write down that this tab has delegated the lease, in case that the receiver does not.
     Pass {
-        /// Who delegated.
+        /// Who delegated the lease.
         who: Requester,
-        /// The token that it held.
+        /// The token that it held under.
         token: u64,
-        /// To whom.
+        /// The receiver.
         to: Requester,
     },
     /// Release the lease, or stop waiting for it.
     Quit {
-        /// Which request has ended.
+        /// The request that has ended.
         who: Requester,
     },
 }
@@ -382,15 +381,15 @@ pub enum Command {
 /// The answer to a [`Command`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Yours. The lease runs from before the command was sent.
+    /// The lease is the asker's. It runs from before the command was sent.
     Held(Held),
     /// Another requester holds, as far as the record says.
     Waiting(Waiting),
-    /// The renewed lease is not (any longer) yours. Nothing was changed.
+    /// The lease that was to be renewed or claimed is not the asker's. No lease was changed.
     Refused,
-    /// The request is out of the record, wherever it was.
+    /// The request is not in the record any more.
     Gone {
-        /// Who was granted the lock by that, if anybody.
+        /// The waiter that was granted the lock by that, if there was one.
         granted: Option<Granted>,
     },
 }
@@ -398,20 +397,20 @@ pub enum Outcome {
 /// The head of the queue was granted the lock in a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Granted {
-    /// [`Record::epoch`]
+    /// See [`Record::epoch`].
     pub epoch: u64,
-    /// The token that it holds with.
+    /// The token that it holds under.
     pub token: u64,
-    /// Who waited.
+    /// The waiter that was granted the lock.
     pub to: Waiter,
 }
 
 /// The lease is the asker's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
-    /// [`Record::epoch`]
+    /// See [`Record::epoch`].
     pub epoch: u64,
-    /// [`Record::token`]
+    /// See [`Record::token`].
     pub token: u64,
     /// Who held before.
     pub last: Option<Last>,
@@ -424,12 +423,12 @@ pub struct Held {
 pub struct Waiting {
     /// What to watch.
     pub sighting: Sighting,
-    /// How long it must stand still before it may be taken over, in ms.
+    /// How long the record must stay unchanged before the lease may be taken over, in ms.
     pub len: u32,
     /// Who holds.
     pub holder: Requester,
-    /// The tabs that may have the lease before the asker: the holder's, then those of everybody who
-    /// waits ahead of it; with each, whether its beacon tells when it ends.
+    /// The tabs that may have the lease before the asker: the holder's, then those that wait ahead of the
+    /// asker. With each, whether its beacon tells when it ends.
     pub before: Vec<(String, bool)>,
     /// Whether the asker stands in the queue.
     pub queued: bool,
@@ -451,14 +450,14 @@ pub fn apply(record: Option<&Record>, command: &Command) -> (Option<Record>, Out
     (next.filter(|next| record != Some(next)), outcome)
 }
 
-/// The answer to a take that need not be applied, because it would change nothing but its own stamp. So a
-/// store can answer it by reading. `None` for a take that has to be applied.
+/// The answer to a take that need not be applied, because it would change nothing but its own stamp. A store
+/// can answer such a take by reading. `None` for a take that has to be applied.
 #[must_use]
 pub fn look(record: &Record, command: &Command) -> Option<Outcome> {
     unchanged(record, command, apply(Some(record), command))
 }
 
-/// [`look`], for a take that was applied to that record, to no effect.
+/// What [`look`] answers, if `applied` is what [`apply`] has answered.
 #[must_use]
 pub fn unchanged(
     record: &Record,
@@ -480,9 +479,9 @@ pub fn unchanged(
     Some(outcome)
 }
 
-/// Whose [`Note`], if anybody's, has to be read before that command is applied to that record: the
-/// holder's, if the command may judge it by what it has done lately. The first take of a waiter
-/// that joins the queue does not: what it saw is looked at again before anything comes of it.
+/// Whose [`Note`] has to be read before `command` is applied to `record`: the holder's, if the command may
+/// judge the holder by what it has done lately. `None` if no note has to be read. The first take of a waiter
+/// that joins the queue needs none, since the waiter looks again before anything comes of what it saw.
 #[must_use]
 pub fn note_of<'r>(record: &'r Record, command: &Command) -> Option<&'r Requester> {
     let holder = record.holder.as_ref()?;
@@ -494,7 +493,7 @@ pub fn note_of<'r>(record: &'r Record, command: &Command) -> Option<&'r Requeste
     (take.who != *holder && judges).then_some(holder)
 }
 
-/// [`apply`], for a record whose holder has left a note.
+/// Does what [`apply`] does, for a record whose holder has left a note.
 #[must_use]
 pub fn apply_noted(record: &Record, note: &Note, command: &Command) -> (Option<Record>, Outcome) {
     let mut seen = with_note(record, note);
@@ -505,7 +504,7 @@ pub fn apply_noted(record: &Record, note: &Note, command: &Command) -> (Option<R
     let (write, outcome) = apply(Some(&seen), command);
     seen = write.unwrap_or(seen);
     if (seen.token, &seen.holder) == (record.token, &record.holder) {
-        // That much stays in the note.
+        // What was renewed by the note stays in the note.
         seen.count -= renewed;
     }
     (Some(seen).filter(|seen| seen != record), outcome)
@@ -537,9 +536,9 @@ pub fn with_note(record: &Record, note: &Note) -> Record {
 pub struct Fence {
     /// Who believes to hold.
     pub who: Requester,
-    /// Under which token …
+    /// The token that it holds under.
     pub token: u64,
-    /// … of which incarnation of the record.
+    /// The incarnation of the record that the token is of.
     pub epoch: u64,
     /// The [`Command::Claim`] of a lease that began by a message, in case that the record does not say
     /// so yet.
@@ -551,15 +550,16 @@ pub struct Fence {
 pub enum Fenced {
     /// The lease is current: the transaction may go on.
     Current,
-    /// It is, and the same transaction may write down that it began.
+    /// The lease is current, and the record does not say so yet. The transaction may go on, and write this
+    /// record.
     Claimed(Record),
-    /// It is not: the transaction must be aborted.
+    /// The lease is not current: the transaction must be aborted.
     Refused,
 }
 
-/// The check at the head of a fenced transaction, on the record as that transaction reads it. All of
-/// the lease must be the record's: a token alone may repeat after a deletion, and a tab may hold again
-/// by another request.
+/// The check at the head of a fenced transaction, on the record as that transaction reads it. Epoch, token
+/// and requester must all be the record's: a token alone may repeat after a deletion, and a tab may hold
+/// again by another request.
 ///
 /// # Example
 ///
@@ -594,7 +594,7 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
         return held(record.insert(first(take)));
     };
     let seen = record.sighting();
-    // Those who wait go first, so that none of them is granted what the holder gives up.
+    // Ended requests that wait go first, so that none of them is granted what an ended holder gives up.
     let ended = |who: &Requester| who.tab == take.who.tab && take.ended.contains(&who.request);
     record.queue.retain(|w| !ended(&w.who));
     let granted = record.holder.as_ref().is_some_and(ended) && leave(record, 2).is_some();
@@ -609,13 +609,13 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
             // Perhaps the first word of a waiter that was granted the lock out of the queue.
             record.since = take.wall;
         }
-        // Never shorter: it may believe in a longer lease already, if this take is late.
+        // Never shorter: if this take is late, the holder may believe in a longer lease already.
         extend(record, take.len.max(record.len), take.beacon);
         return held(record);
     }
     let place = record.queue.iter().position(|w| w.who == take.who);
     let ahead = place.unwrap_or(record.queue.len());
-    // What was seen must still stand, now that the ended ones are out.
+    // If an ended holder has just made room for the head of the queue, what was seen does not stand any more.
     let seen = Some(seen).filter(|_| !granted);
     let Some(step) = step_by_proof(record, &take.proof, &holder, seen, ahead) else {
         return wait(record, take, holder, place);
@@ -627,7 +627,7 @@ fn take(record: &mut Option<Record>, take: &Take) -> Outcome {
     record.queue.retain(|w| w.who != take.who);
     seat(record, asker(take), step);
     record.since = take.wall;
-    // A delegated lease has been running since before: observers begin anew all the same.
+    // A delegated lease has been running for a while. Observers begin anew all the same.
     record.count = 2 - step;
     held(record)
 }
@@ -643,7 +643,7 @@ fn asker(take: &Take) -> Waiter {
     }
 }
 
-/// A record that begins with that take.
+/// The record that `take` begins, where there is none.
 fn first(take: &Take) -> Record {
     Record {
         format: FORMAT,
@@ -660,8 +660,8 @@ fn first(take: &Take) -> Record {
     }
 }
 
-/// By how much the token grows, if that proof stands against the holder and those `ahead` in the queue.
-/// Nothing, if it does not.
+/// By how much the token grows, if `proof` stands against the holder and those `ahead` in the queue. `None`
+/// if it does not.
 fn step_by_proof(
     record: &Record,
     proof: &Proof,
@@ -686,10 +686,10 @@ fn step_by_proof(
 
 /// How old a waiter's stamp becomes before a take renews it: a quarter of its lease, in µs for each ms of
 /// that. The holder counts a hand-over from the stamp, so an older one would leave less of the lease to
-/// the waiter. A younger one is left, so that the take changes nothing.
+/// the waiter. A younger stamp is left as it is, so that the take changes nothing.
 const STAMP_AGE_US: u64 = 250;
 
-/// The asker waits. It joins the queue if it asked to, or says anew what it said when it joined.
+/// The asker waits. It joins the queue, if it asked to. If it stands there already, it renews its stamp.
 fn wait(record: &mut Record, take: &Take, holder: Requester, place: Option<usize>) -> Outcome {
     let ahead = place.unwrap_or(record.queue.len());
     let is_old = |me: &Waiter| me.at.saturating_add(u64::from(me.len) * STAMP_AGE_US) <= take.at;
@@ -795,7 +795,7 @@ fn quit(record: Option<&mut Record>, who: &Requester) -> Outcome {
     Outcome::Gone { granted }
 }
 
-/// The holder is out: the head of the queue is granted the lock, if there is one.
+/// Ends the holder's time. The head of the queue is granted the lock, if there is one.
 fn leave(record: &mut Record, step: u64) -> Option<Granted> {
     dismiss(record);
     if record.queue.is_empty() {
@@ -821,13 +821,13 @@ fn seat(record: &mut Record, who: Waiter, step: u64) {
     record.len = who.len;
 }
 
-/// How coarsely tokens keep up with the clock: by steps of 1024 ms (there are 1024 tokens in a ms). So most
-/// changes of hands still add two.
+/// How coarsely tokens keep up with the clock: by steps of 1024 ms, at 1024 tokens in a ms. So most changes
+/// of hands still add two.
 const KEEP_UP_STEP: u64 = 1024 * 1024;
 
-/// The token of a lock that was free keeps up with the wall clock, as a new record's does. It orders nothing:
-/// but a server that compares the tokens of two devices, each with its own record, then refuses one of them
-/// for little longer than that one's clock is behind.
+/// Lets the token of a lock that was free keep up with the wall clock, as a new record's does. No order
+/// depends on that. But a server may compare the tokens of two devices, each with its own record. Then it
+/// refuses the tokens of one of them only for a little longer than that device's clock is behind.
 fn keep_up(record: &mut Record, take: &Take) {
     let clock = take.fresh.token - take.fresh.token % KEEP_UP_STEP;
     record.token = record.token.max(clock);
@@ -843,7 +843,7 @@ fn dismiss(record: &mut Record) {
     }
 }
 
-/// The holder has shown that it lives: observers begin anew.
+/// The holder has shown that it lives. Observers begin anew.
 fn extend(record: &mut Record, len: u32, beacon: bool) {
     record.count += 1;
     record.len = len;

@@ -13,7 +13,7 @@ use crate::evidence::{Evidence, Manager, Word};
 use crate::platform::{self, BoxFuture, Spawner};
 use crate::sync::Waiters;
 
-/// In front of the name of every beacon.
+/// What the names of all beacons begin with.
 const PREFIX: &str = "tab-lease#";
 
 #[wasm_bindgen(module = "/src/liveness/web_locks.js")]
@@ -27,19 +27,19 @@ extern "C" {
 
 #[derive(Clone)]
 struct WebLocks {
-    /// The browser's own, if it is to be had.
+    /// The browser's own lock manager, if it can be reached.
     manager: Option<JsValue>,
     evidence: Rc<RefCell<Evidence>>,
-    /// Whether this tab's own beacon is held …
+    /// Whether this tab's own beacon is held. `None` until the browser has said.
     lit: Rc<Cell<Option<bool>>>,
-    /// … and tells when the browser has said so. `None` until then.
+    /// Those who wait until the browser has said so.
     settled: Rc<Waiters>,
 }
 
 impl Liveness {
-    /// Beacons by Web Locks. This document's, or worker's, is lit with the first call and burns until
-    /// it ends. Where the browser's own Web Locks are not to be had no beacon is ever lit, and none is
-    /// believed.
+    /// Beacons by Web Locks. The first call lights the beacon of this document or worker, which burns until
+    /// the document or worker ends. Where the browser's own Web Locks cannot be reached no beacon is ever
+    /// lit, and none is believed.
     #[must_use]
     pub fn web_locks() -> Self {
         thread_local!(static HERE: WebLocks = WebLocks::light());
@@ -62,7 +62,7 @@ impl WebLocks {
         };
         if let Some(manager) = &this.manager {
             let told = this.clone();
-            let lit = Closure::<dyn Fn(bool)>::new(move |lit| told.told(lit)).into_js_value();
+            let lit = Closure::<dyn Fn(bool)>::new(move |lit| told.on_told(lit)).into_js_value();
             light(manager, &name(platform::process()), &lit);
         }
         this
@@ -73,12 +73,12 @@ impl WebLocks {
         self.settled.wake();
     }
 
-    /// This tab's own beacon is held, or is not and is not going to be.
-    fn told(&self, lit: bool) {
+    /// The browser has said whether this tab's own beacon is held. If it is not, it is not going to be.
+    fn on_told(&self, lit: bool) {
         self.set_lit(lit);
         if lit {
             let this = self.clone();
-            // Those that live already can be told of when they end.
+            // The end of a tab can be told only if its beacon was seen: tabs that live already are seen now.
             Spawner::current().spawn(async move { this.look_around().await });
         }
     }
@@ -101,14 +101,14 @@ impl WebLocks {
 }
 
 /// Stops waiting for a lock when it is dropped.
-struct Watch {
+struct BeaconWatch {
     abort: AbortController,
-    /// Made with the request: a promise that nobody has looked at by the time it is rejected would be
+    /// Made with the request. If a promise was not looked at by the time it is rejected, the rejection is
     /// reported to the page.
     over: JsFuture,
 }
 
-impl Drop for Watch {
+impl Drop for BeaconWatch {
     fn drop(&mut self) {
         // Chromium takes most of a ms for an abort: the caller that got the lock goes on first.
         let abort = self.abort.clone();
@@ -141,7 +141,7 @@ impl Beacon for WebLocks {
             if !this.evidence.borrow().has_seen(&process) {
                 this.look_around().await;
             }
-            // Unseen, a grant would prove nothing.
+            // If the beacon was not seen, a grant would prove nothing.
             if this.evidence.borrow().has_seen(&process)
                 && let Some(mut watch) = this.watch(&process)
                 && let Ok(lock) = (&mut watch.over).await
@@ -158,12 +158,12 @@ impl Beacon for WebLocks {
 }
 
 impl WebLocks {
-    /// Asks for the beacon of that process.
-    fn watch(&self, process: &str) -> Option<Watch> {
+    /// Asks for the beacon of `process`, to get it when the process has ended.
+    fn watch(&self, process: &str) -> Option<BeaconWatch> {
         let manager = self.manager.as_ref()?;
         let abort = AbortController::new().ok()?;
         let over = watch(manager, &name(process), &abort.signal()).into();
-        Some(Watch { abort, over })
+        Some(BeaconWatch { abort, over })
     }
 }
 

@@ -1,5 +1,4 @@
-//! Asking: a request is on its way, or stands in the queue, and the lease that somebody else holds is
-//! watched.
+//! Asking: a request is on its way, or stands in the queue, and the lease of the present holder is watched.
 
 use crate::time::Duration;
 
@@ -10,9 +9,13 @@ use crate::rules::{
     Command, Fresh, Held, Mode, Outcome, Proof, Requester, Sighting, Take, Waiting,
 };
 
-/// The highest first token that a wall clock may lead to (that of the year 2109). A clock set
+/// The highest first token that a wall clock may lead to (that of the year 2109). A clock that is set
 /// further ahead would leave tokens no room to grow in, and so make the record corrupt.
 const MAX_FRESH_TOKEN: u64 = 1 << 52;
+
+/// How often a waiter tells the holder that it waits, within the lease that it asked for: as often as a take
+/// renews its stamp in the record.
+const WANTS_PER_LEASE: u32 = 4;
 
 /// The request that asks or holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,9 +25,9 @@ pub(super) struct Request {
     pub(super) joined: bool,
     /// It may stand in the record: it joined, or a take of it has not been answered.
     pub(super) known: bool,
-    /// Takes that have not been answered; a late one may still queue the request.
+    /// How many of its takes have not been answered. A late one may still queue the request.
     pub(super) unanswered: u8,
-    /// Of these, the ones that take over a lease that nobody gave.
+    /// How many of its takes may still be applied, and take over a lease that its holder did not give.
     pub(super) takeovers: u8,
 }
 
@@ -32,13 +35,13 @@ pub(super) struct Request {
 pub(super) struct Asking {
     pub(super) request: Request,
     pub(super) watch: Watch,
-    /// A message that could not be started on.
+    /// A message by which the lease could not start without the store.
     grant: Option<Grant>,
-    /// The holder of which token was told that its lease is wanted, by which stamp.
-    told: Option<(u64, Now)>,
+    /// The token and the stamp of the latest [`Want`] that was sent.
+    last_want: Option<(u64, Now)>,
 }
 
-/// What is known of the lease that somebody else holds.
+/// What is known of the lease that another requester holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Watch {
     /// What the record was last seen to say.
@@ -50,24 +53,25 @@ pub(super) struct Watch {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Observation {
     sighting: Sighting,
+    /// Since when the record has been seen like that.
     since: Now,
     len: Duration,
-    /// Who may have the lease before this tab, when it last looked: see
+    /// The tabs that could have the lease before this tab, when it last asked: see
     /// [`Waiting`](crate::rules::Waiting).
     before: Vec<(String, bool)>,
     queued: bool,
-    /// When that look was sent: a stamp of this request.
+    /// When this tab last asked: a stamp of this request.
     at: Now,
-    /// How long a lease it asked for. The queue has no shorter one for it.
+    /// How long a lease it asked for then. In the queue it stands with that length, or a greater one.
     asked: u32,
-    /// When a message to somebody else said that the lock goes on, after that look …
+    /// When a message to another tab last said that the lock goes on, after this tab last asked.
     moved: Option<Now>,
-    /// … and how often one did, at least.
+    /// How many such messages there were.
     moves: u8,
 }
 
 impl Observation {
-    /// For how long the lease must still stand still before it may be taken over.
+    /// For how long the record must still stay unchanged before the lease may be taken over.
     fn ripe_in(&self, now: Now) -> Duration {
         (self.since + self.len).saturating_sub(now)
     }
@@ -78,7 +82,7 @@ impl Observation {
 }
 
 impl Watch {
-    /// For the next request to go on from: but for the place in the queue, which that has yet to get.
+    /// What the next request goes on from: all but the place in the queue, which it has yet to get.
     pub(super) fn without_place(mut self) -> Self {
         if let Some(seen) = &mut self.seen {
             seen.queued = false;
@@ -86,7 +90,7 @@ impl Watch {
         self
     }
 
-    /// All who may have the lease before this tab have ended.
+    /// Whether all tabs that may have the lease before this one have ended.
     fn all_dead(&self) -> bool {
         let is_dead = |(tab, _): &(String, bool)| self.dead.contains(tab);
         let seen = self.seen.as_ref();
@@ -141,8 +145,8 @@ impl Participant {
         self.watch()?.seen.as_ref()
     }
 
-    /// How long the observed lease must still stand still before it may be taken over, if one is
-    /// being observed; nothing, if a message says that it is ours.
+    /// For how long the record must still stay unchanged before the observed lease may be taken over. Zero,
+    /// if a message or beacons say that it may be already; `None` if no lease is observed.
     #[must_use]
     pub fn ripe_in(&self, now: Now) -> Option<Duration> {
         let granted = self.asking().is_some_and(|asking| asking.grant.is_some());
@@ -154,14 +158,15 @@ impl Participant {
 
     /// How soon a waiter should look again, if it watches a lease.
     ///
-    /// An observation starts when a waiter sees the last renewal of a holder that died, so it must
-    /// look more often than a holder beats to take over within a lease and a beat: a twentieth of the
-    /// lease, for the first in the queue. Where a beacon tells of the holder's death only its hanging is left
-    /// to be seen, and a quarter will do.
-    /// `told`: whether the end of the [suspect](Self::suspect) would be told.
+    /// `told`: whether the end of the [suspect](Self::suspect) would be told. `heard`: whether messages tell
+    /// what becomes of the requests ahead.
     ///
-    /// Those behind look once a lease, where messages tell them what becomes of those ahead (`heard`);
-    /// else less often than the first, in the order in which they stand, and leave it the store.
+    /// - The first in the queue looks after a twentieth of the lease. An observation starts when a waiter
+    ///   sees the last renewal of a holder that died. So a waiter that is to take over within a lease and a
+    ///   beat must look more often than a holder beats. If the end would be told, only a holder that hangs is
+    ///   left to be seen, and a quarter of the lease will do.
+    /// - The others look once a lease, if messages tell them more. If not, each looks less often the further
+    ///   behind it stands, so that the store is left to the first.
     #[must_use]
     pub fn look_in(&self, now: Now, told: bool, heard: bool) -> Option<Duration> {
         let seen = self.seen()?;
@@ -169,7 +174,7 @@ impl Participant {
         let pace = if seen.is_next() {
             close
         } else if heard {
-            // Of a long lease they may not hear that it has become a usual one.
+            // They may not hear that a long lease has become a usual one.
             seen.len.min(millis(self.lens.usual))
         } else {
             close.saturating_mul(u32::try_from(seen.before.len()).unwrap_or(u32::MAX))
@@ -177,15 +182,15 @@ impl Participant {
         Some(pace.min(self.ripe_in(now)?))
     }
 
-    /// Whether nobody but the holder is ahead, as far as is known.
+    /// Whether only the holder is ahead, as far as is known.
     #[must_use]
     pub fn is_next(&self) -> bool {
         self.seen().is_some_and(Observation::is_next)
     }
 
-    /// Whether a waiter that has paused since `since` need not look yet: meanwhile it has heard that the
-    /// lock goes on without it, and its last look is no older than a lease. A pause of nothing heard
-    /// nothing.
+    /// Whether a waiter that has paused since `since` need not look yet: during the pause it has heard that
+    /// the lock goes on without it, and its last look is no older than a lease. During a pause of no length
+    /// it cannot have heard anything.
     #[must_use]
     pub fn is_moving(&self, since: Now, now: Now) -> bool {
         self.seen().is_some_and(|seen| {
@@ -195,7 +200,7 @@ impl Participant {
     }
 
     /// The tab whose end would bring this one closer to the lease: the first that may have it before
-    /// this one and is not known to have ended. `None` if there is no telling by beacons.
+    /// this one and is not known to have ended. `None` if no beacon can tell that.
     #[must_use]
     pub fn suspect(&self) -> Option<&str> {
         let watch = self.watch()?;
@@ -204,7 +209,7 @@ impl Participant {
         (*beacon && *tab != self.tab).then_some(tab)
     }
 
-    /// The beacon of that tab went out: it has ended. Whoever holds has nobody before it.
+    /// The beacon of `tab` went out: it has ended. Changes nothing while this tab holds.
     pub fn died(&mut self, tab: &str) {
         let watch = match &mut self.state {
             State::Idle(watch) => watch,
@@ -216,7 +221,7 @@ impl Participant {
         }
     }
 
-    /// Asks for the lease. A call that asks again, or for a second caller, goes on with the request
+    /// The take by which to ask for the lease. To ask again, or for a second caller, goes on with the request
     /// that the store may know.
     pub fn take(&mut self, past: &Past, now: Now, ask: Ask) -> Take {
         self.begin(ask.request);
@@ -232,7 +237,7 @@ impl Participant {
         self.take_of(request, past, now, ask, proof)
     }
 
-    /// A request, if there is none.
+    /// Begins a request, if there is none.
     fn begin(&mut self, id: u64) {
         let State::Idle(watch) = &mut self.state else {
             return;
@@ -247,7 +252,7 @@ impl Participant {
             },
             watch: std::mem::take(watch),
             grant: None,
-            told: None,
+            last_want: None,
         });
     }
 
@@ -256,15 +261,14 @@ impl Participant {
             .map_or(Proof::None, |asking| asking.proof(now))
     }
 
-    /// What would be asked for, if it is most likely enough to read: the request stands in the queue, and
-    /// wants nothing else than when it last asked. Nothing, if it has to be said: there is a message or a
-    /// death to act on, or the lock has gone on, and a stamp that is old by now would be of no use to the
-    /// next holder.
+    /// The take to look by, if it is most likely enough to read: the request stands in the queue, and wants
+    /// nothing else than when it last asked. `None` if the take has to be applied: there is a message or a
+    /// death to act on; or the lock has gone on, and the next holder has no use for a stamp that is old.
     #[must_use]
     pub fn look(&self, past: &Past, now: Now, ask: Ask) -> Option<Take> {
         let asking = self.asking().filter(|asking| asking.request.joined)?;
         let seen = asking.watch.seen.as_ref()?;
-        let still = seen.queued && seen.moved.is_none() && seen.asked == self.len();
+        let still = seen.queued && seen.moved.is_none() && seen.asked == self.lease_ms();
         if !still || asking.grant.is_some() || asking.watch.all_dead() {
             return None;
         }
@@ -275,7 +279,7 @@ impl Participant {
         Take {
             who: self.requester(request),
             mode: Mode::Exclusive,
-            len: self.len(),
+            len: self.lease_ms(),
             at: micros(now),
             beacon: ask.beacon,
             join: ask.join,
@@ -299,7 +303,7 @@ impl Participant {
         outcome: &Outcome,
     ) -> Taken {
         past.ended.retain(|request| !take.ended.contains(request));
-        if !self.answered(take) {
+        if !self.count_answer(take) {
             let stands = match outcome {
                 Outcome::Held(_) => true,
                 Outcome::Waiting(waiting) => waiting.queued,
@@ -313,19 +317,19 @@ impl Participant {
             return Taken::Stale;
         }
         match outcome {
-            Outcome::Held(held) => self.held(past, take, sent, now, held),
-            Outcome::Waiting(waiting) => self.waits(past, take, sent, now, waiting),
+            Outcome::Held(held) => self.on_held(past, take, sent, now, held),
+            Outcome::Waiting(waiting) => self.on_waiting(past, take, sent, now, waiting),
             // A lease of 0 ms, which `Config` does not let through.
             Outcome::Refused | Outcome::Gone { .. } => Taken::Busy,
         }
     }
 
     /// The lease is this request's.
-    fn held(&mut self, past: &mut Past, take: &Take, sent: Now, now: Now, held: &Held) -> Taken {
+    fn on_held(&mut self, past: &mut Past, take: &Take, sent: Now, now: Now, held: &Held) -> Taken {
         past.see(held.epoch, held.token);
         let head = held.head.as_ref();
         if let State::Holding(tenure) = &mut self.state {
-            // Started by a message meanwhile.
+            // The lease has started by a message meanwhile.
             let ours = tenure.holding;
             if (ours.epoch, ours.token) == (held.epoch, held.token) {
                 tenure.extend(sent, now, take.len, head);
@@ -367,14 +371,14 @@ impl Participant {
         waiting: &Waiting,
     ) -> Taken {
         if self.is_asking(&take.who) {
-            self.waits(past, take, sent, now, waiting)
+            self.on_waiting(past, take, sent, now, waiting)
         } else {
             Taken::Stale
         }
     }
 
-    /// The lease is somebody else's.
-    fn waits(
+    /// The lease is another requester's.
+    fn on_waiting(
         &mut self,
         past: &mut Past,
         take: &Take,
@@ -402,7 +406,7 @@ impl Participant {
             moves: 0,
         });
         if let Some(grant) = asking.grant.take() {
-            // An answer to a take that did not know of it.
+            // The take was sent before the grant came: with what it has seen, the grant may do.
             let undecided = !matches!(take.proof, Proof::Delegated { .. });
             if undecided && let Heard::Started(holding) = self.granted(past, now, &grant) {
                 return Taken::Held(holding);
@@ -411,9 +415,9 @@ impl Participant {
         Taken::Busy
     }
 
-    /// A take has failed. It may have been applied all the same: a takeover stays unanswered.
+    /// A take has failed. It may have been applied all the same, so a takeover stays unanswered.
     pub fn failed(&mut self, take: &Take) {
-        if self.answered(take)
+        if self.count_answer(take)
             && takes_over(&take.proof)
             && let Some(request) = self.request_mut()
         {
@@ -421,8 +425,8 @@ impl Participant {
         }
     }
 
-    /// Whether the answer is for the present request.
-    fn answered(&mut self, take: &Take) -> bool {
+    /// Counts a take as answered. Whether it is of the present request.
+    fn count_answer(&mut self, take: &Take) -> bool {
         let request = self.request_mut();
         let Some(request) = request.filter(|request| request.id == take.who.request) else {
             return false;
@@ -433,13 +437,13 @@ impl Participant {
         true
     }
 
-    /// A message that the lease is ours.
+    /// A message by which a lease is handed over, to this tab or to another one.
     pub fn granted(&mut self, past: &mut Past, now: Now, grant: &Grant) -> Heard {
         let before = grant
             .token
             .saturating_sub(if grant.granted { 2 } else { 1 });
         if past.seen.0 == grant.epoch {
-            // To whomever it went, the lease before it was in use.
+            // The token before was in use, also if the grant is not for this tab.
             past.see(grant.epoch, before);
         }
         let to_us = self.is_asking(&grant.to);
@@ -456,8 +460,9 @@ impl Participant {
         if !to_us || seen.is_some_and(|seen| seen.sighting.epoch != grant.epoch) {
             return Heard::Ignored;
         }
-        // Else a takeover out of order, or a later grant to the same request, may be on its way, and
-        // another tab may have had the lease and gone.
+        // Start only if this tab last saw itself at the head, under the token before, or if the giver or the
+        // record says so. Otherwise one of its own takeovers may still be in flight, or a later grant to the
+        // same request, and this grant may be stale: another tab may have had the lease and gone.
         let own_look = |seen: &Observation| {
             seen.sighting.token + 1 == grant.token && seen.queued && seen.before.len() == 1
         };
@@ -478,25 +483,26 @@ impl Participant {
             token: grant.token,
             dirty: !own || past.owed,
             until,
-            len: self.len(),
+            len: self.lease_ms(),
             confirmed: false,
         };
         self.start(past, holding, Some(grant.from.clone()));
         Heard::Started(holding)
     }
 
-    /// What to tell the holder, if this tab is the next one and the holder was not told lately.
+    /// The message to the holder, if this tab is next and the holder was not told lately. Counts as sent.
     pub fn want(&mut self) -> Option<Want> {
         let asking = self.asking_mut()?;
         let request = asking.request.id;
         let seen = asking.watch.seen.as_ref();
         let seen = seen.filter(|seen| seen.before.len() == 1)?;
         let (token, at, len) = (seen.sighting.token, seen.at, seen.asked);
-        let fresh = |told: (u64, Now)| told.0 == token && at < told.1 + millis(len) / 4;
-        if asking.told.is_some_and(fresh) {
+        let fresh =
+            |want: (u64, Now)| want.0 == token && at < want.1 + millis(len) / WANTS_PER_LEASE;
+        if asking.last_want.is_some_and(fresh) {
             return None;
         }
-        asking.told = Some((token, at));
+        asking.last_want = Some((token, at));
         let (epoch, queued) = (seen.sighting.epoch, seen.queued);
         Some(Want {
             epoch,
@@ -508,13 +514,13 @@ impl Participant {
         })
     }
 
-    /// Whether the request that asks stands in the queue, or has asked to.
+    /// Whether the request that asks stands in the queue, or has asked to join it.
     #[must_use]
     pub fn queues(&self) -> bool {
         self.asking().is_some_and(|asking| asking.request.joined)
     }
 
-    /// Whether the lease that is waited for may be that requester's, or may be before it is this one's.
+    /// Whether `who` may have the lease that is waited for, now or before this tab does.
     #[must_use]
     pub fn awaits(&self, who: &Requester) -> bool {
         let seen = self.seen();
@@ -522,6 +528,7 @@ impl Participant {
     }
 }
 
+/// Whether a take with this proof takes over a lease that its holder did not give.
 fn takes_over(proof: &Proof) -> bool {
     matches!(proof, Proof::Unchanged(_) | Proof::Dead(_))
 }

@@ -1,4 +1,5 @@
-//! Holding: until when the lease is good, who is next, what is open under it, and how it is given up.
+//! Holding: until when the lease is good, which waiter is next, which fenced transactions are open, and how
+//! the lease is given up.
 
 use crate::time::Duration;
 
@@ -9,18 +10,19 @@ use super::{
 };
 use crate::rules::{Command, Fence, Outcome, Requester, Waiter};
 
-/// What goes with the lease that is held.
+/// The lease that is held, and what goes with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tenure {
     pub(super) request: Request,
     pub(super) holding: Holding,
-    /// Of a lease that started by a message: who gave it.
+    /// Who gave the lease, if it started by a message.
     giver: Option<Requester>,
-    /// Fenced transactions that have begun and not ended …
+    /// How many fenced transactions have begun and not ended.
     fences: u32,
-    /// … those of them whose check has passed, so that they hold up the store …
+    /// How many fenced transactions hold up the store: their check has passed, and they have not ended.
     open_fences: u32,
-    /// … and, since there was one, until when the renewal sent last makes the lease good.
+    /// Until when the renewal that was sent last makes the lease good, answered or not. Only if a fenced
+    /// transaction held up the store when a renewal was sent.
     sent_until: Option<Now>,
     /// The head of the queue.
     head: Option<Head>,
@@ -31,13 +33,13 @@ pub(super) struct Tenure {
 struct Head {
     who: Requester,
     len: u32,
-    /// A stamp on the waiter's clock …
+    /// A stamp on the waiter's clock.
     at: Now,
-    /// … and when it was read here.
+    /// When this stamp was first read here.
     read: Now,
-    /// Since when it has been known by a message of its own: then its leaving will be heard, too.
+    /// Since when the waiter has been known by a message of its own, so that its leaving will be heard, too.
     heard: Option<Now>,
-    /// It was read in the record, under the token that is held.
+    /// The waiter was read in the record, as the head under the token that is held.
     vouched: bool,
 }
 
@@ -57,13 +59,13 @@ impl Tenure {
         }
     }
 
-    /// Good while now and a margin < that.
+    /// Until when the lease is good. The margin is not taken off.
     fn until(&self) -> Now {
         let until = self.holding.until;
         self.sent_until.map_or(until, |sent| sent.max(until))
     }
 
-    /// Whose lease it still is, in the record.
+    /// Who still holds the lease in the record, as far as is known: its giver, until the claim is confirmed.
     fn unclaimed_of(&self) -> Option<&Requester> {
         self.giver.as_ref().filter(|_| !self.holding.confirmed)
     }
@@ -72,7 +74,7 @@ impl Tenure {
         (self.holding.epoch, self.holding.token) == (epoch, token)
     }
 
-    /// It may be shorter than it was thought to be.
+    /// The lease is good until `until` at most, as far as answers and the giver say.
     fn cut(&mut self, until: Now) {
         self.holding.until = self.holding.until.min(until);
     }
@@ -80,13 +82,14 @@ impl Tenure {
     /// The store has confirmed a lease of `len` ms that was asked for at `sent`.
     pub(super) fn extend(&mut self, sent: Now, now: Now, len: u32, head: Option<&Waiter>) {
         self.holding.confirmed = true;
-        // One that was asked for before a shorter one was must not undo that.
+        // A long lease that was asked for before a shorter one must not undo that.
         let len = len.min(self.holding.len);
         self.holding.until = self.holding.until.max(sent + millis(len));
         self.hear_of_head(sent, now, head);
     }
 
-    /// What the record says of its queue. `None` is older than what was heard after it was asked for.
+    /// What the record, as it was asked for at `sent`, says of the head of its queue. A head that was heard
+    /// of after that stays, if the record names none.
     pub(super) fn hear_of_head(&mut self, sent: Now, now: Now, head: Option<&Waiter>) {
         let known = self.head.take();
         let Some(head) = head else {
@@ -96,7 +99,7 @@ impl Tenure {
         let at = Duration::from_micros(head.at);
         let known = known.filter(|known| known.who == head.who);
         let heard = known.as_ref().and_then(|known| known.heard);
-        // The same stamp counts from when it was first read; a later one, from now.
+        // A known stamp counts from when it was first read. A later stamp counts from now.
         let (at, read) = match known {
             Some(known) if known.at >= at => (known.at, known.read),
             _ => (at, now),
@@ -127,22 +130,21 @@ impl Participant {
         }
     }
 
-    /// The lease held, if it is still good. What has run out is not reported here:
-    /// see [`Participant::due`].
+    /// The lease held, if it is still good. A lease that has expired is reported by [`Participant::due`].
     #[must_use]
     pub fn holding(&self, now: Now) -> Option<Holding> {
         let tenure = self.tenure()?;
         (now + self.margin < tenure.until()).then_some(tenure.holding)
     }
 
-    /// When the lease held ceases to be good.
+    /// When the lease held expires for its holder: the margin is taken off.
     #[must_use]
     pub fn good_until(&self) -> Option<Now> {
         let tenure = self.tenure()?;
         Some(tenure.until().saturating_sub(self.margin))
     }
 
-    /// The length last asked for of the lease held, if it is longer than usual, and so needs fewer
+    /// The length that the latest renewal asked for, if it is longer than usual. Such a lease needs fewer
     /// renewals.
     #[must_use]
     pub fn long(&self) -> Option<Duration> {
@@ -150,16 +152,17 @@ impl Participant {
         (len > self.lens.usual).then(|| millis(len))
     }
 
-    /// Whether the lease held is longer than whoever waits for it should have to wait.
+    /// Whether the lease held is longer than a waiter should have to wait.
     #[must_use]
     pub fn is_too_long(&self, now: Now) -> bool {
-        let longest = self.len().max(self.longest(now));
+        let longest = self.lease_ms().max(self.longest(now));
         self.tenure()
             .is_some_and(|tenure| tenure.holding.len > longest)
     }
 
-    /// How long the lease held may become, in ms, while nothing happens: nobody waits, or for as long as that
-    /// the same request does, whose leaving will be heard.
+    /// How long the lease held may become, in ms. It may be longer than usual while no tab waits, or while
+    /// the same request has waited for long. That request must be known by a message of its own, so that its
+    /// leaving will be heard.
     fn longest(&self, now: Now) -> u32 {
         let Lens {
             usual,
@@ -177,40 +180,41 @@ impl Participant {
         }
     }
 
-    /// Whether a lease is held that the store does not know of yet, as far as is known here.
+    /// Whether a lease is held whose claim the store has not confirmed yet.
     #[must_use]
     pub fn is_unclaimed(&self) -> bool {
         self.tenure()
             .is_some_and(|tenure| !tenure.holding.confirmed)
     }
 
-    /// Whether somebody waits for the lease held, as far as is known.
+    /// Whether a tab waits for the lease held, as far as is known.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.next().is_some()
     }
 
-    /// Who is the next to hold, as far as is known.
+    /// The head of the queue, as far as is known.
     #[must_use]
     pub fn next(&self) -> Option<&Requester> {
         Some(&self.tenure()?.head.as_ref()?.who)
     }
 
-    /// What the heartbeat has to do now; `None` when nothing is held. `beacon`: whether this tab holds
-    /// its beacon.
-    ///
-    /// With a beacon, and while nothing happens, each renewal asks for two sevenths more than the one before,
-    /// up to the [longest](Self::longest) that may be. There are three renewals in a lease, so it stays a
-    /// little shorter than the time for which nothing has happened: the longer that is, the less the lease
-    /// costs. And a tab that crashes soon costs little to one that is opened after that, and has not seen its
+    /// What the heartbeat has to do now. `None` if no lease is held. `beacon`: whether this tab holds its
     /// beacon.
+    ///
+    /// With a beacon, and while no request comes or goes, each renewal asks for two sevenths more than the
+    /// one before, up to the [longest](Self::longest) that may be. There are three renewals in a lease, so
+    /// the lease stays a little shorter than the time for which nothing has happened. The longer that time
+    /// is, the fewer renewals are needed. A tab that crashes soon after it began leaves a short lease: that
+    /// costs little to a tab that was opened later, and has not seen the beacon.
     pub fn due(&mut self, past: &mut Past, now: Now, beacon: bool, wall: u64) -> Option<Due> {
         let request = self.tenure()?.request;
         if self.holding(now).is_none() {
             return self.end(past).map(Due::Expired);
         }
         let who = self.requester(request.id);
-        let (mut len, longest, held_up) = (self.len(), self.longest(now), self.is_held_up(now));
+        let (mut len, longest, held_up) =
+            (self.lease_ms(), self.longest(now), self.is_held_up(now));
         let tenure = self.tenure_mut()?;
         let giver = tenure.unclaimed_of().cloned();
         if giver.is_none() && beacon {
@@ -218,8 +222,8 @@ impl Participant {
             len = len.max(longer.min(longest));
         }
         let until = now + millis(len);
-        // A lease that was longer, also one that was granted as it was asked for long ago, or went by what
-        // the giver said, is not any more.
+        // From now on the lease is no longer than this renewal asks for. It may have been longer: by what was
+        // asked for long ago when it was granted, or by what the giver said.
         tenure.cut(until);
         tenure.holding.len = len;
         tenure.sent_until = if held_up {
@@ -282,22 +286,23 @@ impl Participant {
         }
     }
 
-    /// A renewal or claim has failed, and may not have been applied: only what was answered counts.
+    /// A renewal or claim has failed, and may not have been applied. Only what was answered counts now.
     pub fn renewal_failed(&mut self) {
         if let Some(tenure) = self.tenure_mut() {
             tenure.sent_until = None;
         }
     }
 
-    /// A fenced transaction begins: what it has to check, if a lease is held. Each ends by a
-    /// [`Participant::fence_over`]. Until then, what follows is left to the store: see
-    /// [`Participant::release`].
+    /// A fenced transaction begins. Answers with what it has to check, if a lease is held. Each fenced
+    /// transaction ends by a [`Participant::fence_over`]; until then the lease is not handed over by a
+    /// message: see [`Participant::release`].
     ///
-    /// It may run before the claim of a lease that began by a message; then it writes that down itself.
+    /// The transaction may run before the claim of a lease that began by a message. Then it writes the claim
+    /// down itself.
     pub fn fence(&mut self, now: Now, beacon: bool, wall: u64) -> Option<Fence> {
         let Holding { epoch, token, .. } = self.holding(now)?;
         let who = self.requester(self.request()?);
-        let len = self.len();
+        let len = self.lease_ms();
         let tenure = self.tenure_mut()?;
         tenure.fences += 1;
         let claim = tenure.unclaimed_of().map(|from| Command::Claim {
@@ -319,21 +324,22 @@ impl Participant {
         })
     }
 
-    /// The check of a fenced transaction has passed. From now until it is over the store is held up.
+    /// The check of a fenced transaction has passed. From now until the transaction is over it holds the
+    /// store up.
     pub fn fence_passed(&mut self, lease: &Fence) {
         if let Some(tenure) = self.fenced_mut(lease) {
             tenure.open_fences += 1;
         }
     }
 
-    /// It has not passed; the loss must be told. The command tells the store. Nothing, if that lease has
-    /// already ended here.
+    /// The check of a fenced transaction has not passed. Tell the guards; send this [`Command::Quit`]. `None`
+    /// if that lease has already ended here.
     pub fn fence_refused(&mut self, past: &mut Past, lease: &Fence) -> Option<Command> {
         self.fenced_mut(lease)?;
         self.end(past)
     }
 
-    /// A fenced transaction was committed or aborted, after its check had passed, or not.
+    /// A fenced transaction was committed or aborted. `passed`: whether its check had passed.
     pub fn fence_over(&mut self, lease: &Fence, passed: bool) {
         if let Some(tenure) = self.fenced_mut(lease) {
             tenure.fences = tenure.fences.saturating_sub(1);
@@ -341,13 +347,13 @@ impl Participant {
         }
     }
 
-    /// Whether a fenced transaction of the lease held holds the store up.
+    /// Whether a fenced transaction of the present lease holds the store up.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         self.tenure().is_some_and(|tenure| tenure.open_fences > 0)
     }
 
-    /// The lease that is held, if it is that one.
+    /// The lease that is held, if it is the one that `lease` names.
     fn fenced_mut(&mut self, lease: &Fence) -> Option<&mut Tenure> {
         if !self.is_asking(&lease.who) {
             return None;
@@ -356,15 +362,16 @@ impl Participant {
         tenure.filter(|tenure| tenure.is(lease.epoch, lease.token))
     }
 
-    /// Whether a renewal that is sent now counts from now. An eighth of the lease must be left: from
-    /// another process a takeover may reach the store sooner than what was sent just before it.
+    /// Whether a renewal that is sent now counts at once, before it is answered. An eighth of the lease must
+    /// be left: from another process a takeover may reach the store sooner than a renewal that was sent just
+    /// before it.
     fn is_held_up(&self, now: Now) -> bool {
         let len = self.tenure().map_or(0, |tenure| tenure.holding.len);
         let in_time = self.holding(now + millis(len) / 8).is_some();
         self.is_fenced() && in_time
     }
 
-    /// A message that somebody wants the lease.
+    /// A message that another tab wants the lease.
     pub fn wanted(&mut self, now: Now, want: &Want) -> Wanted {
         let ours = |tenure: &&mut Tenure| tenure.is(want.epoch, want.token);
         let Some(tenure) = self.tenure_mut().filter(ours) else {
@@ -386,17 +393,17 @@ impl Participant {
         Wanted::ByHead
     }
 
-    /// A message that somebody waits no longer. Whether that was the head of the queue: the next renewal
-    /// tells who is now.
+    /// A message that another tab waits no longer. Whether that was the head of the queue: then the next
+    /// renewal tells which waiter is the head now.
     pub fn unwanted(&mut self, who: &Requester) -> bool {
         let tenure = self.tenure_mut();
         let head = tenure.and_then(|tenure| tenure.head.take_if(|head| head.who == *who));
         head.is_some()
     }
 
-    /// Gives the lease up, if one is held. `by_store`: not by a message, because there are none. Nor is
-    /// it by a message while fenced transactions of it are not finished; the store orders a quit behind
-    /// those, while a delegation would overtake them.
+    /// Gives the lease up, if one is held. `by_store`: not by a message, because messages do not reach every
+    /// tab. While fenced transactions of the lease are not finished it is not given by a message either: the
+    /// store orders a quit behind them, but a delegation would overtake them.
     pub fn release(&mut self, past: &mut Past, now: Now, by_store: bool) -> Option<Release> {
         let release = self.delegate(past, now, by_store);
         release.or_else(|| self.end(past).map(Release::Quit))
@@ -406,8 +413,11 @@ impl Participant {
         let holding = self.holding(now)?;
         let tenure = self.tenure()?;
         let (request, head) = (tenure.request, tenure.head.as_ref()?);
-        // No longer than the receiver's own lease: the pass, or its claim, may write that down at once.
+        // No longer than the receiver's own lease: the pass, or the claim, may write that length down at
+        // once.
         let valid = holding.until.min(now + millis(head.len));
+        // The receiver's claim must have time to land. Half of its lease is left, where it insists on a
+        // quarter: see `granted`.
         let short = valid.saturating_sub(now) < millis(head.len) / 2;
         let by_store = by_store || tenure.fences > 0;
         if !holding.confirmed || request.unanswered > 0 || by_store || short {
@@ -425,20 +435,20 @@ impl Participant {
             granted: false,
         };
         let to = head.who.clone();
-        // Within the tab nobody else can have held in between.
+        // If the lease stays within the tab, no other holder can come in between.
         past.delegated = to.tab != self.tab;
         self.clear();
         Some(Release::Delegate(grant, Command::Pass { who, token, to }))
     }
 
-    /// `valid` on the clock of somebody whose stamp `at` was read here at `read`. A granule less: a
-    /// coarse clock may have shown too early a time then.
+    /// `valid` in µs on the clock of another tab, whose stamp `at` was read here at `read`. A granule less,
+    /// since a coarse clock may have shown too early a time when the stamp was read.
     fn remainder(&self, at: Now, valid: Now, read: Now) -> u64 {
         micros((at + valid).saturating_sub(read + self.margin / 2))
     }
 
-    /// The answer to a [`Command::Quit`] or [`Command::Pass`] that was sent at `sent`: the message to
-    /// whoever was granted the lock by that.
+    /// The answer to a [`Command::Quit`] or [`Command::Pass`] that was sent at `sent`. Answers with the
+    /// message to the waiter that was granted the lock, if one was.
     pub fn gone(
         &self,
         past: &mut Past,

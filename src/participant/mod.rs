@@ -9,8 +9,8 @@
 //! A [`Participant`] stands for one lock object. It is in one of three states:
 //!
 //! - **idle**: nothing asked, nothing held;
-//! - **asking** (`asking.rs`): a request exists that the store may know of; what the record was last seen to
-//!   say is watched;
+//! - **asking** (`asking.rs`): a request exists that the store may know of, and the lease of the present
+//!   holder is watched;
 //! - **holding** (`holding.rs`): that request was answered [`Outcome::Held`], or started by a [`Grant`].
 //!
 //! ```text
@@ -20,8 +20,8 @@
 //!       +----------------+-----------------------------+
 //! ```
 //!
-//! [`Past`] is what outlives a lock object: a lock made anew in the same process, for the same key
-//! and holder, goes on from there.
+//! [`Past`] is what outlives a lock object: a lock object that is made later in the same process, for the
+//! same key and holder, goes on from it.
 //!
 //! # What a holder may believe
 //!
@@ -31,36 +31,44 @@
 //! The holder stops believing a margin of two clock granules early, because a coarse clock may run
 //! up to one granule behind here and up to one ahead at the observer.
 //!
-//! A holder that sends a renewal *shorter* than its lease believes in no more than that from then on,
-//! because observers may go by it at once. See [`Participant::due`].
+//! A holder that sends a renewal *shorter* than its lease believes only in the shorter lease from then on,
+//! because observers may go by that at once. See [`Participant::due`].
 //!
 //! # When an observer may take over
 //!
-//! Its clock starts when the *answer* with a new sighting arrives, and runs for the whole lease
-//! length that the record names. Or at once, when all who may have the lease before it have ended
-//! ([`Participant::suspect`]). The rule checks in the same transaction that the proof still stands.
+//! - When it has seen the record unchanged for the whole lease length that the record names. This time starts
+//!   when the *answer* with a new sighting arrives.
+//! - At once, when all tabs that may have the lease before it have ended ([`Participant::suspect`]).
+//!
+//! The rule checks in the same transaction that the proof still stands.
 //!
 //! # Handing over
 //!
-//! A release with somebody waiting is a [`Release::Delegate`] if that is sound: one message, by which
-//! the receiver starts before any store knows. From then on the delegator holds nothing, and the
-//! record still says that it does, so nobody else can take the lock for as long as its lease runs. The
-//! receiver runs under that remainder, and claims it in the record at once. The remainder is told on
-//! the receiver's own clock: it wrote a stamp when it queued, the delegator read that stamp at some
-//! later time, and counts from there. So no delay of the message can make it longer.
+//! A release while a tab waits is a [`Release::Delegate`] if that is sound: one message, by which the
+//! receiver starts before any store knows. From then on the delegator holds nothing. The record still says
+//! that it does, so no other tab can take the lock for as long as the delegator's lease runs. The receiver
+//! holds for the remainder of that lease, and claims the lease in the record at once.
 //!
-//! Else the release is a [`Release::Quit`], by which the store grants the lock to the head of the
-//! queue; the message that follows lets the head start before it has asked.
+//! The remainder is told on the receiver's own clock. The receiver wrote a stamp when it queued; the
+//! delegator read that stamp at some later time, and counts from there. So no delay of the message can make
+//! the remainder longer.
+//!
+//! If a delegation is not sound, the release is a [`Release::Quit`], by which the store grants the lock to
+//! the head of the queue. The message that follows lets the head start before it has asked.
 //!
 //! # Fenced transactions
 //!
-//! A fenced transaction ([`Participant::fence`]) holds the store up for as long as it runs: for this tab's
-//! renewals, and for everybody else's takeovers. A renewal that was sent while the lease was good was
-//! sent before anybody could send a takeover, since an observer first watches a whole lease go by; and a
-//! store that has transactions runs them in the order in which they were sent. So while a fenced
-//! transaction is open, whose check has passed, the lease is good for its length from when the latest
-//! renewal was *sent*, answered or not. See [`Participant::due`]. If one of these renewals fails, that was
-//! a mistake, and what was answered counts again.
+//! A fenced transaction ([`Participant::fence`]) holds the store up for as long as it runs: for the renewals
+//! of this tab, and for the takeovers of all others.
+//!
+//! - An observer first watches a whole lease go by. So a renewal that is sent while the lease is good is sent
+//!   before any takeover.
+//! - A store that has transactions runs them in the order in which they were sent. So the renewal is applied
+//!   before the takeover.
+//!
+//! Therefore, while a fenced transaction whose check has passed is open, the lease is good for its length
+//! from when the latest renewal was *sent*, answered or not. See [`Participant::due`]. If one of these
+//! renewals fails, only what was answered counts again.
 
 mod asking;
 mod holding;
@@ -76,21 +84,21 @@ use holding::Tenure;
 /// A point on the tab's own monotonic clock, from an origin of its own.
 pub type Now = Duration;
 
-/// What a tab remembers about a key for as long as it lives.
+/// What a tab remembers about a key for as long as the tab lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Past {
-    /// Requests that ended here, whose quitting the store has not confirmed. They are named in the
+    /// Requests that ended here, and whose quit the store has not confirmed. They are named in the
     /// next take, so that a lost or late quit never locks a tab out of its own lease. A request that
     /// was handed on is never among them.
     ended: Vec<u64>,
-    /// The latest lease held: its epoch and token.
+    /// The epoch and the token of the latest lease that was held here.
     latest: Option<(u64, u64)>,
-    /// That lease was delegated to another tab, which may have held it unseen.
+    /// The latest lease was delegated to another tab, which may have held it unseen.
     delegated: bool,
-    /// Another holder had the lock, and no caller has been told so yet: a lease may end before anybody
-    /// was given it.
+    /// Another holder had the lock, and no caller has been told so yet: a lease may end before any caller
+    /// gets it.
     owed: bool,
-    /// The newest token that is known to have been in use, and its epoch.
+    /// The epoch and the newest token that is known to have been in use in it.
     seen: (u64, u64),
 }
 
@@ -103,11 +111,11 @@ pub struct Holding {
     pub token: u64,
     /// Whether another holder had the lock since this tab last did.
     pub dirty: bool,
-    /// Good while now < until.
+    /// Until when the lease is good. The margin is not taken off.
     pub until: Now,
     /// The length last asked for, in ms.
     len: u32,
-    /// The store has said that the lease is ours.
+    /// The store has said that the lease is this tab's.
     confirmed: bool,
 }
 
@@ -120,30 +128,30 @@ pub struct Grant {
     pub from: Requester,
     /// The request that holds now.
     pub to: Requester,
-    /// Under this token.
+    /// The token that it holds under.
     pub token: u64,
-    /// Until when, in µs on the receiver's clock.
+    /// Until when the lease is good, in µs on the receiver's clock.
     pub until: u64,
     /// The sender has read, in the record and under its own token, that the receiver was the head.
     pub vouched: bool,
-    /// It is in the record already.
+    /// The record says already that the receiver holds.
     pub granted: bool,
 }
 
-/// "I wait for the lease": from whoever is next to the holder.
+/// "I wait for the lease": to the holder, from the head of the queue or from a tab that only tries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Want {
-    /// The lease that it waits for: [`Record::epoch`](crate::rules::Record::epoch)
+    /// [`Record::epoch`](crate::rules::Record::epoch) of the lease that is waited for.
     pub epoch: u64,
-    /// … and token.
+    /// The token of the lease that is waited for.
     pub token: u64,
-    /// Who wants it.
+    /// Who wants the lease.
     pub who: Requester,
-    /// For how long it will hold it without a renewal, in ms.
+    /// The lease length that the sender will hold with, in ms.
     pub len: u32,
-    /// Its own clock before it last asked the store, in µs.
+    /// The sender's own clock before it last asked the store, in µs.
     pub at: u64,
-    /// It stands at the head of the queue. If not, it only tries.
+    /// The sender stands at the head of the queue. If not, it only tries.
     pub queued: bool,
 }
 
@@ -151,7 +159,7 @@ pub struct Want {
 /// reads no clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// Used if no request is pending.
+    /// The id of a new request. Used if none is pending.
     pub request: u64,
     /// Whether to wait in the queue.
     pub join: bool,
@@ -166,73 +174,74 @@ pub struct Ask {
 /// What came of a take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Ours.
+    /// The lease is this tab's.
     Held(Holding),
-    /// Somebody else's. See [`Participant::look_in`].
+    /// The lease is another requester's. See [`Participant::look_in`].
     Busy,
-    /// Ours in the record, but the answer took so long that the lease is over. Ask again.
+    /// The record says that the lease is this tab's, but the answer came after it had expired. Ask again.
     Late,
-    /// The answer came when the lease had started by a message, and agrees.
+    /// The answer came after the lease had started by a message, and names the same token.
     Confirmed,
-    /// It came then, and says that the lease is another: a loss, which must be told. The command tells
-    /// the store.
+    /// The answer came after the lease had started by a message, and names a different token: the lease is
+    /// lost. Tell the guards; send this [`Command::Quit`].
     Lost(Command),
-    /// An answer to a request that has ended here.
+    /// The answer is to a request that has ended here, and leaves nothing to do.
     Stale,
-    /// The same, but its quit seems to have overtaken it. The command tells the store again.
+    /// The answer is to a request that has ended here, and says that the request stands in the record: its
+    /// quit seems to have overtaken the take. Send this [`Command::Quit`] again.
     Ghost(Command),
 }
 
-/// What came of a message.
+/// What came of a [`Grant`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// The lease has started. [`Participant::due`] claims it.
     Started(Holding),
-    /// The lease is ours if the store says so too: take now.
+    /// The lease is this tab's if the store says so, too: take now.
     Ask,
-    /// Not for us, or no more.
+    /// The grant is for another request, or comes too late.
     Ignored,
 }
 
-/// Who has spoken to a holder.
+/// What came of a [`Want`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// The head of the queue: it is the one to hand over to.
+    /// It is from the head of the queue, to which the lease is to be handed over.
     ByHead,
-    /// Somebody who will not wait.
+    /// It is from a tab that will not wait.
     ByTry,
-    /// It is not our lease that is wanted.
+    /// It is about a lease that this tab does not hold.
     NotOurs,
 }
 
 /// What is due for a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Claim or renew.
+    /// Send this [`Command::Claim`] or [`Command::Renew`].
     Renew(Command),
-    /// The lease ran out before it was renewed; the loss must be told. The command tells the store.
+    /// The lease expired before it was renewed. Tell the guards; send this [`Command::Quit`].
     Expired(Command),
 }
 
 /// What came of a renewal, or a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewed {
-    /// Good until then.
+    /// The lease is good until this time.
     Until(Now),
-    /// Somebody else has it; the loss must be told. The command tells the store.
+    /// Another requester has the lease. Tell the guards; send this [`Command::Quit`].
     Lost(Command),
-    /// Confirmed, but only after the lease had run out; the loss must be told, since somebody may
-    /// have been told it already. The command tells the store.
+    /// The lease was confirmed, but only after it had expired here: a guard may have been told that already.
+    /// Tell the guards; send this [`Command::Quit`].
     Late(Command),
-    /// An answer about a lease that has already ended here.
+    /// The answer is about a lease that has already ended here.
     Stale,
 }
 
 /// How a lease is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// Send this message, now; later, and only if it is still [due](Past::must_pass), this
-    /// [`Command::Pass`]. Nothing else about this lease may be sent.
+    /// Send this message now. Send this [`Command::Pass`] later, if it is still [due](Past::must_pass) then.
+    /// Nothing else about this lease may be sent.
     Delegate(Grant, Command),
     /// Send this [`Command::Quit`], then the message that [`Participant::gone`] makes of its answer.
     Quit(Command),
@@ -241,13 +250,14 @@ pub enum Release {
 /// How long leases are, in ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lens {
-    /// While somebody may wait.
+    /// The length that is asked for at first, and while requests come and go.
     pub usual: u32,
-    /// At most, once the same request has waited for so long, and a beacon tells of our death.
+    /// The greatest length once the same request has waited for as long as this, if a beacon tells of this
+    /// tab's end.
     pub steady: u32,
-    /// At most, while nobody waits and a beacon tells of our death.
+    /// The greatest length while no tab waits, if a beacon tells of this tab's end.
     pub idle: u32,
-    /// While the page is hidden.
+    /// The length that is asked for while the page is hidden.
     pub hidden: u32,
 }
 
@@ -256,7 +266,7 @@ pub struct Lens {
 pub struct Participant {
     tab: String,
     lens: Lens,
-    /// The page is hidden: its timers are late.
+    /// The page is hidden, so its timers are late.
     hidden: bool,
     /// Two granules of the clock.
     margin: Duration,
@@ -265,7 +275,7 @@ pub struct Participant {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
-    /// Nothing asked, nothing held. What was watched still stands, for the next request to go on from.
+    /// Nothing is asked for, nothing held. The next request goes on from what was watched.
     Idle(Watch),
     Asking(Asking),
     Holding(Tenure),
@@ -285,14 +295,14 @@ impl Participant {
         }
     }
 
-    /// The page is hidden, or shown again. What was asked for before stays; the next renewal or take
-    /// asks for the other length.
+    /// The page is hidden, or shown again. A lease keeps its length until the next renewal or take, which
+    /// asks for the new one.
     pub fn hide(&mut self, hidden: bool) {
         self.hidden = hidden;
     }
 
-    /// How long a lease to ask for.
-    fn len(&self) -> u32 {
+    /// How long a lease to ask for, in ms.
+    fn lease_ms(&self) -> u32 {
         if self.hidden {
             self.lens.hidden
         } else {
@@ -318,7 +328,7 @@ impl Participant {
         }
     }
 
-    /// Whether that is the request that asks, or holds.
+    /// Whether `who` is the request that asks or holds here.
     #[must_use]
     pub fn is_asking(&self, who: &Requester) -> bool {
         who.tab == self.tab && self.request() == Some(who.request)
@@ -335,8 +345,8 @@ impl Participant {
         past.owed = holding.dirty;
     }
 
-    /// Ends the request, whatever became of it: a release, a loss, or a caller that gave up. From
-    /// here on nothing is held. The command, if any, tells the store.
+    /// Ends the request, for whatever reason: a release, a loss, or a caller that gave up. From here on
+    /// nothing is held. If the store may know the request, send this [`Command::Quit`].
     pub fn end(&mut self, past: &mut Past) -> Option<Command> {
         let request = *self.request_mut()?;
         self.clear();
@@ -376,14 +386,14 @@ impl Participant {
 }
 
 impl Past {
-    /// Whether a delegation still has to be written down by its sender: nothing has been heard that
-    /// shows that the receiver has claimed it.
+    /// Whether the sender of a delegation still has to write it down: nothing that was heard shows that the
+    /// receiver has claimed the lease.
     #[must_use]
     pub fn must_pass(&self, grant: &Grant) -> bool {
         self.seen.0 == grant.epoch && self.seen.1 < grant.token
     }
 
-    /// A caller was given the lease, and has been told whether another holder had the lock.
+    /// A caller has got the lease, and with it the word whether another holder had the lock.
     pub fn told(&mut self) {
         self.owed = false;
     }
@@ -392,7 +402,7 @@ impl Past {
         if self.seen.0 == epoch {
             self.seen.1 = self.seen.1.max(token);
         } else {
-            // A new incarnation: its tokens are meant to be higher, as far as wall clocks go.
+            // A new incarnation of the record. Its tokens are higher, as far as wall clocks are right.
             self.seen = (epoch, token);
         }
     }

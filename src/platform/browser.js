@@ -1,10 +1,10 @@
 /**
- * Calls `then` after so many ms, in a task of the highest priority; answers whether there are such.
+ * Calls `then` after so many ms, in a task of the highest priority. Answers whether there are priorities.
  * @param {number} ms @param {() => void} then
  */
 export function urgent(ms, then) {
   try {
-    // Browsers older than it have none.
+    // Older browsers have no scheduler.
     /** @type {any} */ (globalThis).scheduler.postTask(then, { priority: "user-blocking", delay: ms });
     return true;
   } catch {

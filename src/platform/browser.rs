@@ -41,13 +41,13 @@ impl Spawner {
     }
 }
 
-/// Resolves after `duration`, rounded up to whole ms and at most 24 days. Dropping it clears the
-/// timer.
+/// Resolves after `duration`, rounded up to whole ms, or after 24 days if that is less. Dropping the future
+/// clears the timer.
 pub async fn sleep(duration: time::Duration) {
     rest(duration.into()).await;
 }
 
-/// As [`sleep`].
+/// [`sleep`], for a duration of this crate's own.
 pub(crate) async fn rest(duration: Duration) {
     let over = Rc::new((Cell::new(None), Waiters::default()));
     let tell = Rc::clone(&over);
@@ -68,10 +68,10 @@ extern "C" {
 }
 
 /// Calls `then` after `duration`, in a task of the highest priority: a page that hung meanwhile runs it
-/// before its own timers. Never, where there are no priorities.
+/// before its own timers. A browser without priorities never calls it.
 ///
-/// `scheduler.postTask` may be a short polyfill that knows no delay. The first time that it comes back
-/// in less than half of a delay, or fails, it is asked no more.
+/// `scheduler.postTask` may be a short polyfill that knows no delay. Once it has called back in less than
+/// half of a delay, or has failed, it is not used any more.
 pub fn alarm(duration: Duration, then: impl FnOnce() + 'static) {
     thread_local!(static DISTRUSTED: Cell<bool> = const { Cell::new(false) });
     let ms = duration.as_micros().div_ceil(1000) as f64;
@@ -105,12 +105,12 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Starts it.
+    /// Starts a task.
     pub fn start(spawner: &Spawner, task: BoxFuture<()>) -> Self {
         let job = Self(Rc::new(RefCell::new(Task::Waits(task))));
         let this = Rc::clone(&job.0);
         spawner.spawn(std::future::poll_fn(move |context| {
-            // It may drop its own job.
+            // While it runs, the task may drop its own job.
             let Task::Waits(mut task) = this.replace(Task::Runs) else {
                 return Poll::Ready(());
             };
@@ -131,13 +131,13 @@ impl Drop for Job {
     }
 }
 
-/// Calls back at a time. Dropping it clears it.
+/// A timer that calls back once. Dropping it clears it.
 #[derive(Debug)]
 #[must_use = "dropping it clears it"]
 pub struct Timer(#[expect(dead_code, reason = "it is dropped")] Timeout);
 
 impl Timer {
-    /// Calls `then` when `clock` shows `at`; or before, if that is in more than 24 days or the browser's
+    /// Calls `then` when `clock` shows `at`. Earlier, if `at` is more than 24 days away, or if the browser's
     /// timers are early.
     pub fn at(_: &Spawner, clock: Clock, at: Duration, then: impl FnOnce() + 'static) -> Self {
         Self(Timeout::new(
@@ -147,7 +147,7 @@ impl Timer {
     }
 }
 
-/// Calls `then` after everything that is ready now, and what follows from it by a few promises.
+/// Calls `then` after everything that is ready now has run, and what follows from it by a few promises.
 pub fn behind(spawner: &Spawner, then: impl FnOnce() + 'static) {
     spawner.spawn(async move {
         step_back().await;
@@ -155,9 +155,10 @@ pub fn behind(spawner: &Spawner, then: impl FnOnce() + 'static) {
     });
 }
 
-/// Lets what is ready run first, through as many turns of the executor (in a browser: microtasks) as a
-/// caller needs to go on after its promise was resolved. Not a pause: no timer is involved.
+/// Lets what is ready run first, through some turns of the executor (in a browser: microtasks). This is no
+/// pause: no timer is involved.
 pub async fn step_back() {
+    /// More than a caller needs to go on after its promise was resolved, through a few promises of its own.
     const TURNS: u32 = 12;
     let mut left = TURNS;
     std::future::poll_fn(|context| {
@@ -173,8 +174,8 @@ pub async fn step_back() {
 
 #[wasm_bindgen]
 extern "C" {
-    // Asked of the page anew each time: tests that fake the clock put another object there, and take it
-    // away again. Windows and workers both have it; web-sys knows it only through one of the two.
+    // Looked up anew each time: tests that fake the clock put another object there, and take it away again.
+    // Windows and workers both have this function, but web-sys offers it only through one of the two.
     #[wasm_bindgen(js_namespace = performance, js_name = now)]
     fn performance_now() -> f64;
 }
@@ -197,9 +198,9 @@ impl Clock {
         Duration::from_micros(us as u64)
     }
 
-    /// The smallest step of this clock, measured once. A clock that does not move while we
-    /// look (a couple of ms at most) is taken for the coarsest that browsers have: 100 ms,
-    /// where fingerprinting is resisted.
+    /// The smallest step of this clock, measured once. A clock that does not move during the measurement (a
+    /// couple of ms at most) is taken for the coarsest that browsers have: 100 ms, where fingerprinting is
+    /// resisted.
     #[must_use]
     pub fn granule() -> Duration {
         thread_local!(static GRANULE: Cell<Option<Duration>> = const { Cell::new(None) });
@@ -216,7 +217,7 @@ impl Clock {
     }
 }
 
-/// Wall clock, ms since 1970. Never decides anything.
+/// Wall clock, ms since 1970. No decision depends on it.
 #[must_use]
 pub fn wall_ms() -> u64 {
     js_sys::Date::now() as u64

@@ -15,7 +15,7 @@ impl<T: Send + ?Sized> MaybeSend for T {}
 pub trait MaybeSync: Sync {}
 impl<T: Sync + ?Sized> MaybeSync for T {}
 
-/// Starts tasks, also from a destructor that runs outside of the runtime.
+/// Starts tasks. A destructor that runs outside of the runtime can use it, too.
 #[derive(Clone, Debug)]
 pub struct Spawner(tokio::runtime::Handle);
 
@@ -45,7 +45,7 @@ pub(super) use sleep as rest;
 pub struct Job(tokio::task::AbortHandle);
 
 impl Job {
-    /// Starts it.
+    /// Starts a task.
     pub fn start(spawner: &Spawner, task: BoxFuture<()>) -> Self {
         Self(spawner.0.spawn(task).abort_handle())
     }
@@ -57,7 +57,7 @@ impl Drop for Job {
     }
 }
 
-/// Calls back at a time. Dropping it clears it.
+/// A timer that calls back once. Dropping it clears it.
 #[derive(Debug)]
 #[must_use = "dropping it clears it"]
 pub struct Timer(#[expect(dead_code, reason = "it is dropped")] Job);
@@ -78,10 +78,11 @@ impl Timer {
     }
 }
 
-/// Never calls back: a thread that hangs does not keep timers waiting.
+/// Never calls back, because none is needed: a thread that hangs does not keep timers waiting.
 pub fn alarm(_: Duration, _: impl FnOnce() + MaybeSend + 'static) {}
 
-/// Calls `then` after everything that is ready now: tasks run in the order in which they became so.
+/// Calls `then` after everything that is ready now has run: tasks run in the order in which they became
+/// ready.
 pub fn behind(spawner: &Spawner, then: impl FnOnce() + MaybeSend + 'static) {
     spawner.spawn(async move { then() });
 }
@@ -110,7 +111,7 @@ impl Clock {
     }
 }
 
-/// Wall clock, ms since 1970. Never decides anything.
+/// Wall clock, ms since 1970. No decision depends on it.
 #[must_use]
 pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

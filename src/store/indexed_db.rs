@@ -3,49 +3,49 @@
 //! The database is one of the package's own, or the application's ([`IndexedDbStore::over`]), whose
 //! transactions can then be [fenced](CrossProcessStoreLockGuard::fence).
 //!
-//! Nothing else names IndexedDB. A command is one readwrite transaction of a get, a put and a commit that is
-//! awaited. What is put is decided in the midst of the event that brings the answer to the get, since the
-//! browser would commit early if anything else was waited for: the JavaScript in `requests.js` carries the
+//! No other module names IndexedDB. A command is one readwrite transaction: a get, a put, and a commit that
+//! is awaited. What is put is decided in the midst of the event that brings the answer to the get, since the
+//! browser would commit early if anything else was waited for. The JavaScript in `requests.js` carries the
 //! requests, and calls back into `Shared::hear` for each decision.
 //!
 //! # Pages that stop
 //!
-//! A page that hangs or is frozen between the get and the put blocks everybody's transactions until it
-//! goes on (a frozen one: for a minute). So what is sent most often, the renewal, needs no answer to
-//! be complete: a get, a put of a [`Note`] and `commit()`, all at once. And when the page is
-//! [suspended](Lifecycle) the transactions that are open are aborted, and no command begins one
-//! until it goes on.
+//! A page that hangs or is frozen between the get and the put blocks the transactions of all tabs until it
+//! goes on (a frozen page: for a minute). So the command that is sent most often, the renewal, needs no
+//! answer to be complete: a get, a put of a [`Note`] and `commit()`, all at once. And when the page is
+//! [suspended](Lifecycle) the open transactions are aborted, and no command begins one until the page goes
+//! on.
 //!
 //! # The connection
 //!
-//! `Link` says how it stands; all clones of a store share one. It is opened by the first command
-//! and again by the next one after it was lost:
+//! `Link` says how the connection stands; all clones of a store share one. The first command opens it, and
+//! the next command after it was lost opens it again. It is lost when one of these happens:
 //!
 //! - Another tab wants to upgrade or delete the database (`versionchange`). We close at once, so as not to
 //!   block it, but not before the holders here have been told: see [`BackingStore::closing`].
 //! - The browser closed it (`close`): its storage process crashed, iOS stopped it in the background, or the
-//!   user cleared the site's data. The new connection shows which: a record that was there before
-//!   (`Shared::witness`) is there still, and the leases go on, or it is not, and they have ended.
+//!   user cleared the site's data. The new connection shows which. If a record that was there before
+//!   (`Shared::witness`) is still there, the leases go on. If it is not, they have ended.
 //! - A transaction or the opening failed, or nothing answered in time.
 //!
 //! A command that failed is sent once more over a new connection, which is safe: see
-//! [`BackingStore::apply`]. An opening that failed is tried once more, too. Then the caller hears of it.
+//! [`BackingStore::apply`]. An opening that failed is tried once more, too. Then the caller gets the error.
 //!
 //! A command whose answer came after the leases of its database had ended is sent again, too: a deletion
 //! waits for transactions, not for those who await their answers.
 //!
-//! The application's own connection is used as it is: what closes or replaces it is the application's
-//! business, and a command on a closed one fails.
+//! The application's own connection is used as it is. To close and to replace it is the application's
+//! business; a command on a closed one fails.
 //!
 //! # Whose store it is
 //!
-//! An application may have an object store of the name that we want. Ours is recognised by its shape (no
-//! key path, no key generator) and its [mark](STORE_MARK). A store that has the shape alone was made
-//! without the mark: by a Dexie schema, or by an older version of this package. Then its content is read
-//! before the first command: all of it must be ours.
+//! An application may have an object store of the name that we want. A lease store is recognised by its shape
+//! (no key path, no key generator) and its [mark](STORE_MARK). A store of that shape without the mark may be
+//! a lease store that was made by a Dexie schema, or by an older version of this package. So its content is
+//! read before the first command: all of it must be leases and notes.
 //!
-//! Opening runs in a task of its own. A caller that gives up leaves no half-open connection behind,
-//! which would block everybody's upgrades for as long as nobody collects it.
+//! Opening runs in a task of its own, so that a caller that gives up leaves no half-open connection behind.
+//! Such a connection would block all upgrades until it is collected as garbage.
 
 mod fence;
 mod opening;
@@ -90,7 +90,7 @@ pub const DATABASE: &str = "tab-lease";
 pub const OBJECT_STORE: &str = "leases";
 
 /// The mark of a lease store: an index of this name, over the property of this name. No lease has that
-/// property, so the index is always empty. It can be seen without a request.
+/// property, so the index is always empty. The mark can be seen without a request.
 pub const STORE_MARK: &str = "tab_lease";
 
 /// How long to wait, in ms, between two tries to open a database whose connection was lost.
@@ -103,7 +103,7 @@ pub const STORE_TIMEOUT_MS: u32 = 10_000;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexedDbError {
-    /// There is no IndexedDB here, or it is refused: private mode, blocked site data, a sandboxed
+    /// There is no IndexedDB here, or the browser refuses it: private mode, blocked site data, a sandboxed
     /// frame.
     #[error("IndexedDB is missing or refused here")]
     Unavailable(Cause),
@@ -122,8 +122,8 @@ pub enum IndexedDbError {
     /// has.
     #[error("the database connection that the leases use was closed")]
     Closed,
-    /// No answer in time: another transaction, a pending deletion, or the browser itself holds the
-    /// database up.
+    /// IndexedDB did not answer in time: another transaction, a pending deletion, or the browser itself holds
+    /// the database up.
     #[error("IndexedDB did not answer in time; another tab may be blocking the database")]
     Stalled,
     /// The record of this lock is damaged or foreign. It is left as it is.
@@ -143,7 +143,7 @@ impl Cause {
         Self(js_sys::Error::new(message).into())
     }
 
-    /// Whether this is what a closed connection says to a new transaction.
+    /// Whether this is the error by which a closed connection refuses a new transaction.
     fn is_closed(&self) -> bool {
         self.is("InvalidStateError")
     }
@@ -159,7 +159,7 @@ impl Cause {
 enum Link {
     Closed,
     Opening,
-    /// Still being opened, with another tab in the way.
+    /// The connection is still being opened, and another tab is in the way.
     Blocked,
     Open(Rc<Connection>),
     Failed(IndexedDbError),
@@ -186,7 +186,7 @@ impl<T> Watched<T> {
         self.waiters.wake();
     }
 
-    /// `change` answers whether it has changed it.
+    /// Lets `change` change the value. It answers whether it has.
     fn change(&self, change: impl FnOnce(&mut T) -> bool) {
         let changed = change(&mut self.value.borrow_mut());
         if changed {
@@ -202,14 +202,14 @@ impl<T> Watched<T> {
 
 struct Connection {
     db: IdbDatabase,
-    /// Ours, not the application's.
+    /// The connection is this store's own, not the application's.
     own: bool,
     /// The object store is known to be one of leases.
     vetted: Cell<bool>,
 }
 
 impl Connection {
-    /// The next command opens a new connection.
+    /// Makes the next command open a new connection, if this one is the store's own.
     fn forget(&self, link: &Watched<Link>) {
         if !self.own {
             return;
@@ -259,31 +259,31 @@ struct Shared {
     link: Watched<Link>,
     /// How often the database was closed from outside.
     closings: Watched<u32>,
-    /// One is held by everybody who wants to be told of that, and one more here.
+    /// A clone is held by each future of [`BackingStore::closing`]: then leases may be held here.
     holders: Rc<()>,
     life: Lifecycle,
     /// Transactions that would stay open if the page stopped now.
     open: RefCell<Vec<IdbTransaction>>,
-    /// Who has a note in the store, as far as it was written here.
+    /// Keys and requesters of the notes that were written by this process, and not deleted by it.
     noted: RefCell<Vec<(String, Requester)>>,
-    /// Renewals so far.
+    /// How many renewals there were.
     renewals: Cell<u64>,
-    /// What is called back, always the same: whatever of ours a transaction still calls when nobody waits for
-    /// it any more must be there.
+    /// The one function that transactions call back. It lives as long as the page, since a transaction may
+    /// still call it when no command waits for that any more.
     hears: Function,
-    /// Who waits to be called back, and by which numbers.
+    /// What waits to be called back, and by which numbers.
     waiting: RefCell<Vec<Waiting>>,
     next_number: Cell<u32>,
-    /// The key and the epoch of a record that was seen. Records outlive their leases: if it is gone, or of
-    /// another epoch, so is the database that it was in.
+    /// The key and the epoch of a record that was written here. Records outlive their leases: if it is gone,
+    /// or has another epoch, then the database that it was in is gone, too.
     witness: RefCell<Option<(String, u64)>>,
 }
 
 type Waiting = (Range<u32>, Rc<dyn Hear>);
 
-/// Is called back by a transaction.
+/// What a transaction calls back.
 trait Hear {
-    /// `place`: which of its numbers it is called by.
+    /// Answers what a transaction has found. `place`: by which of its numbers this is called.
     fn hear(&self, place: u32, one: JsValue, other: JsValue) -> JsValue;
 }
 
@@ -293,7 +293,7 @@ impl Live for Shared {
     fn suspended(&self, suspended: bool) {
         if suspended {
             for transaction in self.open.take() {
-                // One that has just ended.
+                // It fails for a transaction that has just ended.
                 let _ = transaction.abort();
             }
         }
@@ -309,8 +309,8 @@ impl std::fmt::Debug for IndexedDbStore {
 }
 
 impl IndexedDbStore {
-    /// A store in the database of that name ([`DATABASE`], unless there is a reason), which is
-    /// created if it does not exist. Touches nothing until the first command.
+    /// A store in the database of that name ([`DATABASE`], unless there is a reason for another). The
+    /// database is created if it does not exist. Nothing is touched before the first command.
     #[must_use]
     pub fn new(database: &str) -> Self {
         Self::within(database, OBJECT_STORE)
@@ -369,7 +369,7 @@ impl IndexedDbStore {
     }
 
     /// This store over a connection of the application's. Unless it is `vetted`, the object store is
-    /// looked at before the first command.
+    /// checked before the first command.
     pub(crate) fn connected(self, db: IdbDatabase, vetted: bool) -> Self {
         requests::attend(&db, &self.shared.hears);
         let connection = Connection {
@@ -426,8 +426,8 @@ impl IndexedDbStore {
         Ok(records)
     }
 
-    /// Sends on an open connection, once more on a new one if it fails, and gives up when the store's time is
-    /// over. An opening that fails is tried once more as well. Resolves with what comes back.
+    /// Sends on an open connection, and once more on a new one if that fails. An opening that fails is tried
+    /// once more, too. Gives up when the store's time is over. Resolves with what comes back.
     async fn bounded(
         &self,
         send: &dyn Fn(&IdbDatabase) -> Result<Sent, JsValue>,
@@ -458,7 +458,7 @@ impl IndexedDbStore {
                     Err(thrown) => Err(thrown),
                 };
                 match done.map_err(Cause) {
-                    // It says what was true of a database that has been deleted since.
+                    // The answer says what was true of a database that has been closed since, or deleted.
                     Ok(_) if *self.shared.closings.borrow() != closings => {}
                     Ok(done) => return Ok(done),
                     Err(_) if !resent => {
@@ -473,7 +473,7 @@ impl IndexedDbStore {
         select! {
             done = tried => done,
             () = rest(self.timeout) => {
-                // In case that it is dead: the next command opens a new one.
+                // The connection may be dead: the next command opens a new one.
                 let link = &self.shared.link;
                 match used.take() {
                     Some(connection) => connection.forget(link),
@@ -492,7 +492,7 @@ impl IndexedDbStore {
 
     /// An open connection to a store that is known to be ours.
     async fn connection(&self) -> Result<Rc<Connection>, IndexedDbError> {
-        // What failed before is tried again; what fails from now on is told.
+        // An opening that failed before is tried again. One that fails from now on is told.
         let mut failed_before = true;
         let connection = loop {
             let link = &self.shared.link;
@@ -523,7 +523,7 @@ impl IndexedDbStore {
                     let store = self.shared.object_store.clone();
                     return Err(IndexedDbError::NotLeases(store));
                 }
-                // The application's connection: there is no other.
+                // It is the application's connection: there is no other.
                 Err(IndexedDbError::Failed(cause)) if cause.is_closed() => {
                     return Err(IndexedDbError::Closed);
                 }
@@ -533,7 +533,7 @@ impl IndexedDbStore {
         Ok(connection)
     }
 
-    /// Opens in a task of its own.
+    /// Opens a connection, in a task of its own.
     fn begin_opening(&self) {
         self.shared.link.set(Link::Opening);
         let opened = self.shared.open();
@@ -546,7 +546,7 @@ impl IndexedDbStore {
             };
             let opened = match opened {
                 Ok(db) => {
-                    // It hears from now on of others who want it closed.
+                    // From now on the store hears of tabs that want the connection closed.
                     requests::watch(&db, &shared.hears);
                     let connection = Rc::new(Connection {
                         db,
@@ -559,7 +559,7 @@ impl IndexedDbStore {
                 Err(error) => Err(error),
             };
             shared.link.change(|link| {
-                // Given up since, and opened by another try.
+                // The opening was given up since, and another one has succeeded.
                 let late = opened.is_err() && matches!(link, Link::Open(_));
                 if !late {
                     *link = opened.map_or_else(Link::Failed, Link::Open);
@@ -580,7 +580,8 @@ impl BackingStore for IndexedDbStore {
         answer.unwrap_or(Err(IndexedDbError::Stalled))
     }
 
-    /// One transaction for all. One that holds nothing but renewals needs no answer to be complete.
+    /// Applies all commands in one transaction. If they are nothing but renewals, the transaction needs no
+    /// answer to be complete.
     async fn apply_all(
         &self,
         batch: Vec<(String, Command)>,
@@ -595,7 +596,7 @@ impl BackingStore for IndexedDbStore {
         answers.collect()
     }
 
-    /// One readonly transaction for all.
+    /// Looks at all records in one readonly transaction.
     async fn look_all(
         &self,
         batch: Vec<(String, Command)>,
@@ -611,7 +612,7 @@ impl BackingStore for IndexedDbStore {
         if let Link::Open(connection) = &*self.shared.link.borrow()
             && connection.vetted.get()
         {
-            // There is nobody to tell of an error.
+            // An error could not be told to any caller.
             let (key, note) = self.shared.note(key, who, &Note::Ended);
             let _ = requests::leave(&connection.db, &self.shared.object_store, &key, &note);
         }
@@ -631,18 +632,18 @@ impl BackingStore for IndexedDbStore {
 /// What to do with commands in a transaction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Work {
-    /// They are nothing but renewals: the transaction needs no answer to be complete.
+    /// Apply them. They are nothing but renewals, so the transaction needs no answer to be complete.
     Renew,
     Apply,
-    /// They are perhaps not needed: only see what they would be answered.
+    /// Only see what they would be answered: they may not need to be applied.
     Look,
 }
 
-/// What became of a command. Nothing, of one that has only been looked at and has to be applied.
+/// What became of a command. `Ok(None)`: it was only looked at, and has to be applied.
 type Answer = Result<Option<Outcome>, IndexedDbError>;
 
 impl IndexedDbStore {
-    /// One way for all kinds, so that the code around it is not repeated.
+    /// Does any kind of work, so that the code around it is not compiled three times.
     async fn work(&self, work: Work, batch: Vec<(String, Command)>) -> Vec<Answer> {
         let number = self.shared.number(batch.len() as u32);
         let batch = Rc::new(Batch {
@@ -665,13 +666,13 @@ impl IndexedDbStore {
     }
 }
 
-/// What has been sent to the store.
+/// A transaction that has been sent.
 struct Sent {
     done: Promise,
     open: Option<Open>,
 }
 
-// What is heard besides answers: see requests.js.
+// What is heard besides answers. requests.js has the same numbers.
 const ROW: u32 = 0;
 const BLOCKED: u32 = 1;
 const WANTED: u32 = 2;
@@ -690,7 +691,7 @@ impl Shared {
         Closure::wrap(hears).into_js_value().unchecked_into()
     }
 
-    /// Something has happened.
+    /// Is called back with what has happened, or with what a transaction has found.
     fn hear(self: &Arc<Self>, number: u32, one: JsValue, other: JsValue) -> JsValue {
         match number {
             ROW => return is_row(&one, other).into(),
@@ -710,12 +711,12 @@ impl Shared {
         JsValue::UNDEFINED
     }
 
-    /// That many numbers, one after the other, that are not in use.
+    /// The first of `count` successive numbers that are not in use.
     fn number(&self, count: u32) -> u32 {
         self.next_number.replace(self.next_number.get() + count)
     }
 
-    /// A command that waits by that many numbers is called back, until it [waits no
+    /// Has `hears` called back by `count` numbers from `number` on, until it [waits no
     /// more](Self::waits_no_more).
     fn wait(&self, number: u32, count: usize, hears: Rc<dyn Hear>) {
         let numbers = number..number + count as u32;
@@ -730,7 +731,7 @@ impl Shared {
         drop(gone);
     }
 
-    /// A connection of ours is wanted closed by another tab, or the browser has closed it.
+    /// Another tab wants a connection of this store closed, or (`severed`) the browser has closed it.
     fn lost(self: &Arc<Self>, db: IdbDatabase, severed: bool) {
         let known = match &*self.link.borrow() {
             Link::Open(open) if open.db == db => Some(Rc::clone(open)),
@@ -760,8 +761,8 @@ impl Shared {
         });
     }
 
-    /// The browser has closed the connection. While anybody holds, it is opened again now, not with the next
-    /// renewal: what is found then may end the leases.
+    /// The browser has closed the connection. While a lease may be held here, the connection is opened again
+    /// now, not with the next renewal: what is found then may end the leases.
     async fn severed(self: Arc<Self>) {
         let timeout = Duration::from_millis(STORE_TIMEOUT_MS.into());
         let store = IndexedDbStore {
@@ -773,13 +774,13 @@ impl Shared {
             if store.connection().await.is_ok() {
                 return;
             }
-            // The heartbeats fail as well, and tell if a lease expires by that.
+            // If it stays like that, the heartbeats fail, too, and leases expire.
             rest(Duration::from_millis(REOPEN_PAUSE_MS)).await;
         }
     }
 
-    /// Looks at a database that was opened, before any command does. Ends the leases if it is another one
-    /// than before: a renewal would only be told that the lease is not there.
+    /// Looks at a database that was opened, before any command does. Ends the leases if it is not the
+    /// database that was open before: a renewal would only be told that the lease is not there.
     async fn recognise(&self, db: &IdbDatabase) -> Result<(), IndexedDbError> {
         if !self.is_ours(db).await? {
             return Err(IndexedDbError::Foreign);
@@ -804,7 +805,7 @@ impl Shared {
         }
     }
 
-    /// A note as it is put, with its key.
+    /// A note as it is put, behind its key. Remembers that it is there.
     fn note(&self, key: &str, who: &Requester, note: &Note) -> (JsValue, JsValue) {
         let mut noted = self.noted.borrow_mut();
         if !noted.iter().any(|(of, by)| of == key && by == who) {
@@ -814,7 +815,8 @@ impl Shared {
         (note_key(key, who), bytes.into())
     }
 
-    /// Those of this process whose notes the command makes superfluous: their request has ended.
+    /// The requesters of this process whose notes `command` makes superfluous, since their requests have
+    /// ended. They are not remembered any more.
     fn take_noted(&self, key: &str, command: &Command) -> Vec<Requester> {
         let ended = |who: &Requester| match command {
             Command::Quit { who: by } | Command::Pass { who: by, .. } => who == by,
@@ -875,8 +877,8 @@ impl Batch {
         Ok(Sent { done, open })
     }
 
-    /// What is done to a lease here is in its note: a renewal counts if the record, as it is read, says that
-    /// we hold.
+    /// The notes by which the renewals are said, each behind its key. A note counts if the record says that
+    /// its writer holds.
     fn notes(&self) -> Array {
         let notes = Array::new();
         for (key, command) in &self.commands {
@@ -903,7 +905,8 @@ impl Batch {
         notes
     }
 
-    /// One command, on the record as it was found. Answers with nothing, if it has to see a note first.
+    /// Applies one command to the record as it was found. `None`, if a note has to be seen first. `asked`
+    /// takes what to write, or the key of that note.
     fn step(
         &self,
         (key, command): &(String, Command),
@@ -929,7 +932,7 @@ impl Batch {
         }
         let mut obsolete = self.shared.take_noted(key, command);
         let (write, outcome) = match noted {
-            // A null: there is none, or a null is stored there.
+            // A `null`: there is no note.
             Some((record, who)) if !note.is_null() => {
                 let note = decode_note(note)?;
                 let (write, outcome) = rules::apply_noted(record, &note, command);
@@ -955,8 +958,8 @@ impl Batch {
 }
 
 impl Batch {
-    /// What a command would be answered, if it need not be applied. Nothing, if a note has to be seen first.
-    /// A record that cannot be read is for [`Batch::step`] to report.
+    /// What a command would be answered: `Some(None)`, if it has to be applied. `None`, if a note has to be
+    /// seen first; `asked` takes its key. A record that cannot be read is left to [`Batch::step`] to report.
     fn look(
         &self,
         (key, command): &(String, Command),
@@ -1019,7 +1022,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.shared.open.borrow_mut().retain(|tx| *tx != self.tx);
-        // One that commits, or is over, refuses it.
+        // A transaction that commits, or is over, refuses that.
         let _ = self.tx.abort();
     }
 }

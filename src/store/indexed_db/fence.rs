@@ -1,11 +1,11 @@
-//! Fenced transactions of the application's: the check is the first request of the transaction, so that
-//! all that follows is committed only if it passes.
+//! Fenced transactions of the application's. The check is the first request of the transaction, and all that
+//! follows is committed only if the check passes.
 //!
 //! # A commit in haste
 //!
-//! A transaction that was told to `commit()` cannot be aborted any more, not even by the answer to its
-//! first request. So `commit` of a fenced transaction waits for the check: until that has passed, the
-//! object has a `commit` of its own, which remembers that it was called.
+//! A transaction that was told to `commit()` cannot be aborted any more, not even by the answer to its first
+//! request. So the `commit` of a fenced transaction waits for the check: until the check has passed, the
+//! transaction has a `commit` of ours, which remembers that it was called.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -34,7 +34,7 @@ pub enum FenceError {
     /// The lease is not current; the transaction was aborted.
     #[error(transparent)]
     Lost(#[from] LeaseLost),
-    /// The transaction cannot be fenced, for that reason. Nothing was done to it.
+    /// The transaction cannot be fenced, for the reason given. Nothing was done to it.
     #[error("the transaction cannot be fenced: {0}")]
     Unfit(&'static str),
     /// The transaction was aborted before it was checked, by the application or by the browser.
@@ -47,12 +47,12 @@ pub enum FenceError {
 
 /// What came of the check.
 type Checked = Result<(), FenceError>;
-/// Who is told.
+/// Is called with what came of the check.
 type Settle = Box<dyn FnOnce(Checked)>;
 
 impl CrossProcessStoreLockGuard {
     /// Fences a readwrite transaction: unless this lease is current at the time when the transaction runs,
-    /// it is aborted, with all that was and will be asked of it. Its scope must include the lease store
+    /// the transaction is aborted, with all its requests. Its scope must include the lease store
     /// ([`OBJECT_STORE`], or the name that was given) of the database that the lease is in: see
     /// [`IndexedDbStore::over`].
     ///
@@ -111,17 +111,17 @@ fn fenced(
     let settle = Box::new(move |checked| _ = settle.send(checked));
     fence(guard, tx.as_sys(), access, settle)?;
     Ok(async move {
-        // It is told when the transaction is over, at the latest.
+        // The channel is told, or dropped, when the transaction is over at the latest.
         let over = || FenceError::Aborted(Cause::new("the transaction is over"));
         settled.await.unwrap_or_else(|_| Err(over()))
     })
 }
 
-/// What a transaction must be good for.
+/// Which kind of transaction may be fenced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Write,
-    /// A consistent read will do.
+    /// A readonly transaction will do.
     Read,
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn fence(
     }
     let (shared, key) = (Arc::clone(&store.shared), fencing.key().to_owned());
     let number = shared.number(1);
-    let watch = Watch {
+    let watch = TransactionWatch {
         writes,
         fencing: RefCell::new(Some(fencing)),
         settle: Cell::new(Some(settle)),
@@ -169,7 +169,7 @@ pub(crate) fn fence(
 }
 
 /// A fenced transaction, until it is over.
-struct Watch {
+struct TransactionWatch {
     writes: bool,
     fencing: RefCell<Option<Fencing>>,
     settle: Cell<Option<Settle>>,
@@ -177,7 +177,7 @@ struct Watch {
     number: u32,
 }
 
-impl Hear for Watch {
+impl Hear for TransactionWatch {
     fn hear(&self, _: u32, value: JsValue, is_over: JsValue) -> JsValue {
         if is_over.is_truthy() {
             self.settle(|| Err(FenceError::Aborted(Cause(value))));
@@ -197,14 +197,14 @@ impl Hear for Watch {
     }
 }
 
-impl Watch {
+impl TransactionWatch {
     fn settle(&self, checked: impl FnOnce() -> Checked) {
         if let Some(settle) = self.settle.take() {
             settle(checked());
         }
     }
 
-    /// Answers with what to write in the same transaction.
+    /// Checks the record that was found. Answers with what to write in the same transaction.
     fn checked(&self, found: JsValue) -> Result<Option<Record>, FenceError> {
         let record = match found.is_undefined() {
             true => None,

@@ -13,7 +13,8 @@ use super::requests::{self, answer, failed};
 use super::{Cause, IndexedDbError, STORE_MARK, Shared, decode, decode_note, read_note_key};
 
 /// Adds a lease store of that name ([`OBJECT_STORE`], unless the application has a store of that name) to a
-/// database of the application's, while that is being upgraded. Does nothing if it is there.
+/// database of the application's, while the database is being upgraded. Does nothing if the lease store
+/// exists.
 ///
 /// # Errors
 ///
@@ -24,7 +25,7 @@ pub fn add_lease_store(db: &Database, name: &str) -> Result<(), IndexedDbError> 
     if !db.object_store_names().contains(name) {
         return requests::create(db, name, STORE_MARK).map_err(failed);
     }
-    // An upgrade's transaction is reached by nothing but what it makes.
+    // The transaction of an upgrade can only be reached by an object store that is made in it.
     const PROBE: &str = "tab-lease looks at a store";
     let probe = db.create_object_store(PROBE).map_err(failed)?;
     let store = probe.transaction().object_store(name);
@@ -35,7 +36,7 @@ pub fn add_lease_store(db: &Database, name: &str) -> Result<(), IndexedDbError> 
     }
 }
 
-/// What a store says of itself.
+/// What an object store looks like.
 #[derive(PartialEq)]
 pub(super) enum Look {
     Marked,
@@ -45,7 +46,7 @@ pub(super) enum Look {
 pub(super) fn look(store: &IdbObjectStore) -> Look {
     match requests::look(store, STORE_MARK) {
         2 => Look::Marked,
-        // It may have the shape of a lease store, but so may others.
+        // It may have the shape of a lease store, but other stores may have that, too.
         _ => Look::Other,
     }
 }
@@ -57,7 +58,8 @@ impl Shared {
         Ok(answer(Ok(ours)).await?.is_truthy())
     }
 
-    /// Opens the database, creating what is missing. Whose the object store is remains to be seen.
+    /// Opens the database, creating what is missing. Does not check whether the object store is one of
+    /// leases.
     pub(super) fn open(&self) -> impl Future<Output = Result<IdbDatabase, IndexedDbError>> + use<> {
         let opened = requests::open(&self.database, &self.object_store, STORE_MARK, &self.hears);
         async move {
@@ -87,14 +89,14 @@ pub(super) fn is_row(key: &JsValue, value: JsValue) -> bool {
 
 /// What an error event at opening means. The engines use every name for "not here, not now": UnknownError
 /// (site data blocked, a damaged profile, a lost server), InvalidStateError (Firefox's private mode),
-/// SecurityError, NotAllowedError and others. So the exceptions are listed.
+/// SecurityError, NotAllowedError and others. So the errors that mean something else are listed.
 fn refused(cause: Cause) -> IndexedDbError {
     let others = [
         // A full disk.
         "QuotaExceededError",
         // Another tab has made a newer version since we looked.
         "VersionError",
-        // The making of our store was broken off.
+        // The upgrade that makes the lease store was broken off.
         "AbortError",
         "ConstraintError",
     ];

@@ -1,5 +1,5 @@
-// What is asked of IndexedDB, and in which order. What is to be written is decided in Rust, which is called
-// back while the transaction waits for that and for nothing else; see indexed_db.rs.
+// What is asked of IndexedDB, and in which order. Rust decides what is written: it is called back while the
+// transaction waits for that and for nothing else. See indexed_db.rs.
 
 /**
  * The store's one way back: it takes what has happened (a number, of those below or one that Rust has given)
@@ -44,22 +44,25 @@ const committed = (tx, then) =>
   });
 
 /**
- * The write is seen by all tabs once it is committed. If the machine loses power, so do all holders.
+ * Begins a transaction. Relaxed: all tabs see the write once it is committed, and if the machine loses power,
+ * it has no holders any more either.
  * @param {IDBDatabase} db @param {string} name @param {IDBTransactionMode} mode
  */
 export const begin = (db, name, mode) => db.transaction(name, mode, { durability: "relaxed" });
 
 /**
- * Commands in one transaction, each on the record of its key, one after the other; they are numbered from
- * `first` on. Rust hears the record (`undefined`: there is none; `null`: it is empty) and the note that it
- * has asked for (`null`: there is none; `undefined`: it was not asked for). It answers with one key, whose
- * note it has to see first, or with keys and what to write there; nothing, to delete.
+ * Applies commands in one transaction, each to the record of its key, one after the other. They are numbered
+ * from `first` on.
+ *
+ * Rust hears the record (`undefined`: there is none; `null`: it is empty) and the note that it has asked for
+ * (`null`: there is none; `undefined`: it was not asked for). It answers with one key, whose note it has to
+ * see first; or with keys, and for each what to write there (`undefined`: delete).
  * @param {IDBTransaction} tx @param {string} name @param {string[]} keys @param {number} first
  * @param {Hears} hears
  */
 export function transact(tx, name, keys, first, hears) {
   const store = tx.objectStore(name);
-  // Asked for ahead, unless a command before it may change it.
+  // A record is asked for ahead, unless a command before may change it.
   const ahead = keys.map((key, place) => keys.indexOf(key) === place && store.get(key));
   return new Promise((/** @type {(done: unknown) => void} */ resolve, reject) => {
     let written = false;
@@ -77,7 +80,7 @@ export function transact(tx, name, keys, first, hears) {
           reject(error);
         }
       };
-      // It may have been answered while another one was waited for.
+      // The request may have been answered while another one was waited for.
       if (request.readyState === "done") told();
       else request.onsuccess = request.onerror = told;
     };
@@ -86,7 +89,7 @@ export function transact(tx, name, keys, first, hears) {
       if (place < keys.length) {
         return when(ahead[place] || store.get(keys[place]), (found) => look(place, found));
       }
-      // A transaction that has written nothing is let go of.
+      // A transaction that has written nothing ends by itself.
       return resolve(written && committed(tx, () => {}));
     };
     /** @param {number} place @param {unknown} found @returns {void} */
@@ -97,7 +100,7 @@ export function transact(tx, name, keys, first, hears) {
     };
     /** @param {number} place @param {unknown} found @param {unknown} [note] @returns {void} */
     const step = (place, found, note) => {
-      // Nothing, if nobody waits for it any more.
+      // Rust answers nothing, if no command waits any more.
       const asked = hears(first + place, found, note) ?? [];
       if (asked.length === 1) return when(store.get(asked[0]), (note) => step(place, found, note ?? null));
       for (let at = 0; at < asked.length; at += 2) {
@@ -112,8 +115,8 @@ export function transact(tx, name, keys, first, hears) {
 }
 
 /**
- * Notes, put blindly (`notes`: their keys and values); in the end Rust hears the records as they were before.
- * All of it is sent at once: nothing is left open if the page stops now.
+ * Puts notes blindly (`notes`: their keys and values). In the end Rust hears the records as they were before.
+ * All requests are sent at once: nothing is left open if the page stops now.
  * @param {IDBTransaction} tx @param {string} name @param {string[]} keys @param {any[]} notes
  * @param {number} first @param {Hears} hears
  */
@@ -128,8 +131,8 @@ export function renew(tx, name, keys, notes, first, hears) {
 }
 
 /**
- * What commands would find; nothing is written. Rust hears of each as in `transact`, and asks for one note at
- * most. All records are asked for at once, and so are the notes.
+ * Shows what commands would find, and writes nothing. Rust hears of each record as in `transact`, and asks
+ * for one note at most. All records are asked for at once, and so are the notes.
  * @param {IDBTransaction} tx @param {string} name @param {string[]} keys @param {number} first
  * @param {Hears} hears
  */
@@ -145,7 +148,7 @@ export function peek(tx, name, keys, first, hears) {
 }
 
 /**
- * A note that is put, and committed even if the page ends now.
+ * Puts a note, which is committed even if the page ends now.
  * @param {IDBDatabase} db @param {string} name @param {string} key @param {unknown} note
  */
 export function leave(db, name, key, note) {
@@ -154,7 +157,7 @@ export function leave(db, name, key, note) {
   tx.commit();
 }
 
-/** What is stored there. @param {IDBDatabase} db @param {string} name @param {string} key */
+/** The value at a key. @param {IDBDatabase} db @param {string} name @param {string} key */
 export const get = (db, name, key) => answer(begin(db, name, "readonly").objectStore(name).get(key));
 
 /** All keys, and all values. @param {IDBDatabase} db @param {string} name */
@@ -164,21 +167,23 @@ export function all(db, name) {
 }
 
 /**
- * What a store looks like: 2 if it is marked, 1 if it has the shape of ours, which others have, too.
+ * What a store looks like: 2 if it has the mark of a lease store, 1 if it has only the shape, 0 if neither.
  * @param {IDBObjectStore} store @param {string} mark
  */
 export const look = (store, mark) =>
-  store.keyPath === null && !store.autoIncrement ? 1 + /** @type {any} */ (store.indexNames.contains(mark)) : 0;
+  store.keyPath === null && !store.autoIncrement
+    ? 1 + /** @type {any} */ (store.indexNames.contains(mark))
+    : 0;
 
 /**
- * Whether that store is one of leases: by its mark, or by everything that is in it.
+ * Whether a store is one of leases: by its mark, or by everything that is in it.
  * @param {IDBDatabase} db @param {string} name @param {string} mark @param {Hears} hears
  */
 export async function isOurs(db, name, mark, hears) {
   const store = begin(db, name, "readonly").objectStore(name);
   const seen = look(store, mark);
   if (seen !== 1) return seen > 1;
-  // One by one: the first row that is not ours ends it, and an application's may be large.
+  // One by one: the first row that is not ours ends the search, and an application's store may be large.
   for (const key of await answer(store.getAllKeys())) {
     if (!hears(ROW, key, await answer(store.get(key)))) return false;
   }
@@ -201,8 +206,8 @@ function requestOpen(name, version) {
 }
 
 /**
- * Opens a database, creating what is missing; resolves with nothing if it is not ours. Rejects with
- * what was thrown, or told by an event, and whether it was thrown.
+ * Opens a database, creating what is missing. Resolves with `undefined` if the database is not ours. Rejects
+ * with an error, and whether it was thrown; if it was not, an event has told it.
  * @param {string} name @param {string} store @param {string} mark @param {Hears} hears
  */
 export async function open(name, store, mark, hears) {
@@ -215,7 +220,7 @@ export async function open(name, store, mark, hears) {
       try {
         create(request.result, store, mark);
       } catch (error) {
-        // Not thrown: that would be an error of the page's.
+        // Thrown here, it would be reported as an error of the page's.
         broken = error;
         /** @type {IDBTransaction} */ (request.transaction).abort();
       }
@@ -229,7 +234,7 @@ export async function open(name, store, mark, hears) {
     const now = db.version;
     db.close();
     if (stores.length > 0 || version) return undefined;
-    // An empty database of our name, made by a tool or by an interrupted first start.
+    // It is an empty database of our name, made by a tool or by an interrupted first start.
     version = now + 1;
   }
 }
@@ -260,16 +265,17 @@ export function close(db) {
 }
 
 /**
- * The check at the head of a transaction of the application's. Rust hears what is found, by that number, and
- * answers whether that will do, or what to write if so; and then a reason and `true`, when the transaction is
- * over.
+ * Makes the check at the head of a transaction of the application's. Rust hears by `number`
+ *
+ * - the record that was found; it answers `false`, `true`, or what to write, which is `true` as well;
+ * - why the transaction was aborted, if so, and `true`, when the transaction is over.
  * @param {IDBTransaction} tx @param {string} name @param {string} key @param {number} number
  * @param {Hears} hears
  */
 export function fence(tx, name, key, number, hears) {
   const store = tx.objectStore(name);
   const request = store.get(key);
-  // The platform's, or that of another fence of the same transaction.
+  // This is the platform's, or that of another fence of the same transaction.
   const { commit } = tx;
   let told = false;
   let passed = false;
@@ -279,7 +285,7 @@ export function fence(tx, name, key, number, hears) {
     commits = false;
     commit.call(tx);
   };
-  // Fails where it is too late, as it may be: if the application has got round the commit below.
+  // It may be too late for `act`, if the application has got round the commit below. Then it throws.
   /** @param {() => void} act */
   const tried = (act) => {
     try {
@@ -291,7 +297,7 @@ export function fence(tx, name, key, number, hears) {
   request.onsuccess = () => {
     told = true;
     const checked = hears(number, request.result);
-    // Nothing of the kind, if the wasm has failed.
+    // If the wasm has failed, the answer is none of these.
     passed = checked === true || checked?.length > 0;
     tried(() => {
       if (!passed) tx.abort();
@@ -301,11 +307,11 @@ export function fence(tx, name, key, number, hears) {
   };
   const over = () => {
     Reflect.deleteProperty(tx, "commit");
-    // A caller that was told what came of the check needs no reason.
+    // A caller that has been told what came of the check needs no reason.
     const aborted = () => new DOMException("the transaction was aborted", "AbortError");
     hears(number, told ? undefined : (tx.error ?? aborted()), true);
   };
-  // Listeners, since the handlers are the application's; capturing, so that they are called first. The
+  // Listeners, because the handlers are the application's. Capturing, so that they are called first: the
   // application may release the lease when it hears that the transaction is over.
   for (const event of ["complete", "abort"]) tx.addEventListener(event, over, true);
   const asked = () => {

@@ -483,7 +483,7 @@ worlds! {
     two_tabs_and_a_crash: two(4, Budget { crashes: 1, late: 1, give_ups: 1, ..CALM });
     two_tabs_and_a_pause: two(3, Budget { pauses: 1, late: 1, ..CALM });
     two_tabs_and_a_failing_store: two(3, Budget { failures: 1, late: 1, give_ups: 1, ..CALM });
-    two_tabs_that_come_again: two(2, Budget { late: 1, ..CALM }).first_comes_again();
+    two_tabs_that_come_again: two(1, Budget { late: 1, ..CALM }).first_comes_again();
     two_tabs_that_hear_twice: two(2, Budget { repeats: 1, ..CALM }).requests(2);
     two_tabs_that_hear_nothing: two(3, Budget { losses: 1, give_ups: 1, ..CALM }).first_comes_again();
     two_tabs_that_hear_of_old_wants: two(3, Budget { wants: 2, ..CALM }).first_comes_again().wants_stay();
@@ -514,26 +514,26 @@ worlds! {
         two(3, Budget { crashes: 1, ..CALM }).beacons(4).locks(Locks::Null);
     two_tabs_with_a_foreign_manager: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Foreign);
     three_tabs_with_locks_apart: three(3, CALM).beacons(3).locks(Locks::Apart);
-    two_tabs_that_hide: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
-    two_tabs_that_hide_out_of_order: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4).unordered();
-    two_tabs_that_hide_and_a_pause: two(4, Budget { hides: 2, pauses: 1, ..CALM }).hiding(4);
-    two_tabs_and_a_stop: two(3, Budget { stops: 1, late: 1, ..CALM });
+    two_tabs_that_hide: two(2, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
+    two_tabs_that_hide_out_of_order: two(2, Budget { hides: 2, late: 1, ..CALM }).hiding(4).unordered();
+    two_tabs_that_hide_and_a_pause: two(3, Budget { hides: 2, pauses: 1, ..CALM }).hiding(4);
+    two_tabs_and_a_stop: two(2, Budget { stops: 1, late: 1, ..CALM });
     two_tabs_that_write_and_a_stop: two(3, Budget { stops: 1, writes: 2, ..CALM });
     three_tabs: three(5, CALM);
-    three_tabs_late: three(2, Budget { late: 1, ..CALM });
+    three_tabs_late: three(1, Budget { late: 1, ..CALM });
     three_tabs_and_a_crash: three(4, Budget { crashes: 1, ..CALM });
-    three_tabs_and_a_pause: three(3, Budget { pauses: 1, ..CALM });
+    three_tabs_and_a_pause: three(2, Budget { pauses: 1, ..CALM });
     three_tabs_and_a_stop: three(2, Budget { stops: 1, ..CALM });
-    three_tabs_that_hide: three(2, Budget { hides: 2, ..CALM }).hiding(3);
-    three_tabs_and_a_failing_store: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
+    three_tabs_that_hide: three(2, Budget { hides: 1, ..CALM }).hiding(3);
+    three_tabs_and_a_failing_store: three(3, Budget { failures: 1, ..CALM });
     three_tabs_that_hear_twice_or_not: three(3, Budget { losses: 1, repeats: 1, ..CALM });
     three_tabs_with_leases_of_their_own: three(3, CALM).lens(&[2, 3, 2]);
-    three_tabs_with_beacons_and_a_crash: three(2, Budget { crashes: 1, ..CALM }).beacons(4);
+    three_tabs_with_beacons_and_a_crash: three(1, Budget { crashes: 1, ..CALM }).beacons(4);
     three_tabs_and_a_deletion_in_order: three(4, Budget { closings: 1, ..CALM });
     three_tabs_one_only_tries: three(3, Budget { crashes: 1, ..CALM }).last_only_tries();
     three_tabs_one_pushes: three(4, Budget { wants: 2, ..CALM }).pushy();
     twin_locks_and_a_tab: twins(4, Budget { give_ups: 1, ..CALM });
-    twin_locks_and_a_tab_late: twins(2, Budget { late: 1, ..CALM });
+    twin_locks_and_a_tab_late: twins(1, Budget { late: 1, ..CALM });
 
     // Of the contender.
     two_tabs_that_linger: two(3, CALM).lingering().first_comes_again();
@@ -566,10 +566,9 @@ worlds! {
 
     // Of places.
     twin_locks_with_one_place: twins(4, Budget { give_ups: 1, ..CALM }).places(1);
-    twin_locks_with_one_place_late: twins(2, Budget { late: 1, ..CALM }).places(1);
+    twin_locks_with_one_place_late: twins(1, Budget { late: 1, ..CALM }).places(1);
     twin_locks_with_one_place_and_a_stop: twins(2, Budget { stops: 1, ..CALM }).places(1);
-    twin_locks_with_one_place_that_run_on:
-        twins(1, Budget { stops: 1, ..CALM }).places(1).half_asleep().first_comes_again();
+    twin_locks_with_one_place_that_run_on: twins(1, Budget { stops: 1, ..CALM }).places(1).half_asleep();
     twin_locks_with_one_place_and_a_crash: twins(2, Budget { crashes: 1, ..CALM }).places(1);
     twin_locks_with_one_place_and_a_failing_store: twins(2, Budget { failures: 1, ..CALM }).places(1);
     twin_locks_with_one_place_and_deadlines:
@@ -579,6 +578,21 @@ worlds! {
 }
 
 large_worlds! {
+    twin_locks_with_one_place_that_run_on_longer:
+        twins(1, Budget { stops: 1, ..CALM }).places(1).half_asleep().first_comes_again();
+    three_tabs_and_a_failing_store_longer: three(4, Budget { failures: 1, give_ups: 1, ..CALM });
+    three_tabs_late_longer: three(2, Budget { late: 1, ..CALM });
+    twin_locks_and_a_tab_late_longer: twins(2, Budget { late: 1, ..CALM });
+    twin_locks_with_one_place_late_longer: twins(2, Budget { late: 1, ..CALM }).places(1);
+    two_tabs_that_hide_out_of_order_longer:
+        two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4).unordered();
+    three_tabs_with_beacons_and_a_crash_longer: three(2, Budget { crashes: 1, ..CALM }).beacons(4);
+    two_tabs_that_hide_and_a_pause_longer: two(4, Budget { hides: 2, pauses: 1, ..CALM }).hiding(4);
+    two_tabs_that_hide_longer: two(3, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
+    three_tabs_that_hide_longer: three(2, Budget { hides: 2, ..CALM }).hiding(3);
+    two_tabs_and_a_stop_longer: two(3, Budget { stops: 1, late: 1, ..CALM });
+    three_tabs_and_a_pause_longer: three(3, Budget { pauses: 1, ..CALM });
+    two_tabs_that_come_again_longer: two(2, Budget { late: 1, ..CALM }).first_comes_again();
     two_tabs_in_every_order_longer: loose(5, CALM);
     two_tabs_in_every_order_and_everything:
         loose(2, Budget { crashes: 1, pauses: 1, failures: 1, give_ups: 1, ..CALM });

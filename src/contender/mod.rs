@@ -16,7 +16,7 @@
 //!
 //! # What holds after every event
 //!
-//! No flag says "look again". Each event changes what it is about; then [`Contender::follow_up`] restores
+//! No flag says "look again". Each event changes what it is about; then `Contender::follow_up` restores
 //! what must hold, whatever has happened:
 //!
 //! - a lease that no guard uses and another tab wants is given up;

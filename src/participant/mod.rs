@@ -11,7 +11,8 @@
 //! - **idle**: nothing asked, nothing held;
 //! - **asking** (`asking.rs`): a request exists that the store may know of, and the lease of the present
 //!   holder is watched;
-//! - **holding** (`holding.rs`): that request was answered [`Outcome::Held`], or started by a [`Grant`].
+//! - **holding** (`holding.rs`): that request was answered [`Outcome::Held`](crate::rules::Outcome), or
+//!   started by a [`Grant`].
 //!
 //! ```text
 //!             take               Held, or a grant

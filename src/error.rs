@@ -13,7 +13,7 @@ pub enum LockError<E> {
     #[error("timed out: another holder kept the lock")]
     Timeout,
     /// The backing store failed. Nothing is held; if the store had already granted the lease, that
-    /// lapses by itself.
+    /// expires by itself.
     #[error("the backing store failed")]
     Store(#[source] E),
 }

@@ -344,7 +344,7 @@ impl CrossProcessStoreLockGuard {
         self.lease.clock.now() < self.lease.good_until()
     }
 
-    /// For how much longer the lease is good, by this process's clock; zero, if it is over.
+    /// For how much longer the lease is good, by this process's clock; zero, if it is lost or has expired.
     #[cfg_attr(
         not(feature = "npm"),
         allow(dead_code, reason = "only the npm surface asks")
@@ -355,7 +355,7 @@ impl CrossProcessStoreLockGuard {
             .saturating_sub(self.lease.clock.now())
     }
 
-    /// Why the lease is not good any more, if so. One that has run out unseen is reported to everybody now.
+    /// Why the lease is lost, if it is. A lease that has expired unseen is reported to all its guards now.
     pub(crate) fn loss(&self) -> Option<LossReason> {
         if self.is_held() {
             return None;

@@ -22,7 +22,7 @@
 //! - [`Wake`]: messages between those who contend; a lock is handed over by one.
 //! - [`Liveness`]: beacons, which tell that a holder has ended.
 //! - [`Lifecycle`]: what happens to the page; hidden it asks for longer leases, stopped it lets go.
-//! - [`platform`]: the only place that knows which platform this is.
+//! - [`platform`]: where the platforms differ, natively and in a browser.
 //!
 //! # When not to use it
 //!

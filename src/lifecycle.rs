@@ -30,7 +30,7 @@ pub(crate) trait Live: MaybeSend + MaybeSync {
     fn suspended(&self, suspended: bool);
 }
 
-/// What happens to this page or process. Clones are the same. See the [module](self).
+/// What happens to this page or process. Clones are the same. See the head of this file.
 ///
 /// # Example
 ///

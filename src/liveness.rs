@@ -42,7 +42,7 @@ pub trait Beacon: MaybeSend + MaybeSync + 'static {
     fn ended(&self, tab: &str) -> BoxFuture<()>;
 }
 
-/// A [`Beacon`] that locks share. Clones stand for the same beacon. See the [module](self).
+/// A [`Beacon`] that locks share. Clones stand for the same beacon. See the head of this file.
 #[derive(Clone)]
 pub struct Liveness(Arc<dyn Beacon>);
 

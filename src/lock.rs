@@ -296,7 +296,8 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
 
 #[cfg(all(target_arch = "wasm32", feature = "npm"))]
 impl<S: BackingStore> CrossProcessStoreLock<S> {
-    /// As [`CrossProcessStoreLock::acquire`], by a callback; it names the call.
+    /// Does what [`CrossProcessStoreLock::acquire`] does, and calls `tell` with the outcome. Answers with the
+    /// call, for [`Self::hang_up`].
     pub(crate) fn call_back(
         &self,
         timeout: Option<Duration>,
@@ -306,7 +307,7 @@ impl<S: BackingStore> CrossProcessStoreLock<S> {
         self.0.driver.call(self.0.object, patience, tell)
     }
 
-    /// That call is over, and told nothing any more.
+    /// Ends a call. Its callback is not called any more.
     pub(crate) fn hang_up(&self, call: CallId) {
         self.0.driver.hang_up(self.0.object, call);
     }

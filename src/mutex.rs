@@ -5,7 +5,7 @@ use std::cell::{RefCell as Inner, RefMut};
 #[cfg(not(target_arch = "wasm32"))]
 use std::sync::{Mutex as Inner, PoisonError};
 
-/// A mutex. What a panic leaves in one of this crate's is not half-done, so none is ever poisoned.
+/// A mutex that is never poisoned: what a panic leaves in one of this crate's is not half-done.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T: ?Sized>(Inner<T>);
 
@@ -25,13 +25,13 @@ impl<T> Mutex<T> {
         Self(Inner::new(value))
     }
 
-    /// Waits until no other thread has it.
+    /// Waits until no other thread has locked it.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nobody else has it: there is one thread, and no caller locks it twice.
+    /// Borrows the value, which is free: there is one thread, and no caller locks twice.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.borrow_mut()

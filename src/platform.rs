@@ -40,7 +40,7 @@ pub fn random() -> u64 {
 ///
 /// # Panics
 ///
-/// As [`random`].
+/// Where [`random`] does.
 #[must_use]
 pub fn process() -> &'static str {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";

@@ -22,7 +22,7 @@
 //! | renew | its holder, of that token | held | held, count grown |
 //! | renew | anybody else | anything | refused, nothing changes |
 //! | pass | its holder, to the head of the queue | held | granted to the head, token one higher |
-//! | pass | its holder, to somebody else | held | as quit |
+//! | pass | its holder, to another requester | held | as quit |
 //! | quit | its holder | held | free, or granted to the head of the queue, token grown |
 //! | quit | anybody else | anything | leaves the queue |
 //!

@@ -81,10 +81,11 @@ pub trait BackingStore: MaybeSend + MaybeSync + 'static {
         false
     }
 
-    /// As [`Command::Quit`] by `who`, who is about to be stopped, perhaps for good: so it must need no
-    /// answer, and leave nothing half-done. A waiter that is granted the lock by that finds out by asking.
+    /// Writes down that `who` quits, as a [`Command::Quit`] would. `who` is about to be stopped, perhaps for
+    /// good, so this must need no answer, and leave nothing half-done. A waiter that is granted the lock by
+    /// that finds out by asking.
     ///
-    /// Best effort. In a store that does nothing of the kind the lease expires.
+    /// This is best effort: a store may do nothing, and then the lease expires.
     fn leave(&self, key: &str, who: &Requester) {
         let _ = (key, who);
     }

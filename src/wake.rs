@@ -31,7 +31,7 @@ impl<F: Fn(&[u8]) + MaybeSend + MaybeSync> Carrier for F {
     }
 }
 
-/// Connects those who contend. Clones are the same. See the [module](self).
+/// Connects those who contend. Clones are the same. See the head of this file.
 ///
 /// # Example
 ///

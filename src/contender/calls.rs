@@ -182,7 +182,7 @@ impl Contender {
     pub(super) fn give_up(&mut self, cx: &mut Context<'_>) {
         let quit = self.participant.end(cx.past);
         if let Some(Command::Quit { who }) = &quit {
-            // If the holder did not know, it would hand the lock to nobody.
+            // A holder that did not know might hand the lock to this request.
             cx.act(Action::Post(Message::Gone(who.clone())));
         }
         if let Some(quit) = quit {

@@ -32,7 +32,7 @@ pub(super) struct Keeping {
     pub(super) token: u64,
     pub(super) guards: u32,
     /// Whether a guard that is made now says that another holder had the lock. The first guards say what the
-    /// lease began with. A guard that takes a lingering lease says no: nobody else can have had it.
+    /// lease began with. A guard that takes a lingering lease says no: no other tab can have had it.
     pub(super) dirty: bool,
     /// A caller has got its guard.
     pub(super) told: bool,
@@ -419,7 +419,7 @@ impl Contender {
         }
     }
 
-    /// The lease is over now, for that reason, whatever the store says.
+    /// Ends the lease now, for `reason`, without asking the store.
     pub(super) fn end_lease(&mut self, cx: &mut Context<'_>, reason: LossReason) {
         if self.keeping.is_some()
             && let Some(quit) = self.participant.end(cx.past)
@@ -428,7 +428,7 @@ impl Contender {
         }
     }
 
-    /// The lease is lost: its guards are told at once, the store in its time.
+    /// Ends a lease that is lost. Its guards are told at once, the store in its time.
     pub(super) fn lose(&mut self, cx: &mut Context<'_>, reason: LossReason, quit: Command) {
         if let Some(keeping) = self.keeping.take() {
             cx.act(Action::Lose(keeping.lease, reason));

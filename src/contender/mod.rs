@@ -16,10 +16,13 @@
 //!
 //! # What holds after every event
 //!
-//! No flag says "look again". Each event changes what it is about; then [`Contender::follow_up`] restores
-//! what must hold, whatever has happened: a lease that nobody uses and somebody wants is given up, a call
-//! that may share the lease shares it, a request without callers ends, and a call that asks has a take on
-//! its way.
+//! No flag says "look again". Each event changes what it is about; then `Contender::follow_up` restores
+//! what must hold, whatever has happened:
+//!
+//! - a lease that no guard uses and another tab wants is given up;
+//! - a call that may share the lease shares it;
+//! - a request without callers ends;
+//! - a call that asks has a take on its way.
 
 mod alike;
 mod calls;
@@ -132,7 +135,7 @@ pub enum Event {
         /// What the look has shown.
         seen: Seen,
     },
-    /// The store is being closed by somebody else.
+    /// The store is being closed from outside: see [`BackingStore::closing`](crate::BackingStore::closing).
     Closing,
     /// A message about this key.
     Heard(Message),
@@ -167,9 +170,9 @@ pub enum Event {
 /// What a look into the store has shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen {
-    /// The lease is somebody else's, and nothing else was to be done.
+    /// The lease is another requester's, and the take need not be applied.
     Waiting(Waiting),
-    /// Something is to be done: the take has to be applied.
+    /// The take has to be applied.
     Change,
     /// The store failed.
     Nothing,
@@ -200,7 +203,7 @@ pub enum Action {
     Post(Message),
     /// Watch the beacon of the given tab, and no other. `None`: watch none.
     Watch(Option<String>),
-    /// A call is over.
+    /// Give a call its answer.
     Settle {
         /// The call.
         call: CallId,
@@ -407,7 +410,7 @@ impl Contender {
         self.keeping.as_ref().map(|keeping| keeping.lease)
     }
 
-    /// Whether nothing is left to be done, and nobody can ask for more.
+    /// Whether nothing is left to be done, and no call can come any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let owes = self.keeping.is_some() || self.passing.is_some() || !self.sent.is_empty();

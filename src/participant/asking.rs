@@ -13,6 +13,15 @@ use crate::rules::{
 /// further ahead would leave tokens no room to grow in, and so make the record corrupt.
 const MAX_FRESH_TOKEN: u64 = 1 << 52;
 
+/// How often the first in the queue looks within a lease. An observation starts when a waiter sees the last
+/// renewal of a holder that died. So a waiter that is to take over within a lease and a beat must look more
+/// often than a holder beats.
+const CLOSE_LOOKS: u32 = 20;
+
+/// How often the first in the queue looks within a lease if the holder's end would be told: only a holder
+/// that hangs is left to be seen.
+const LOOKS_IF_TOLD: u32 = 4;
+
 /// How often a waiter tells the holder that it waits, within the lease that it asked for: as often as a take
 /// renews its stamp in the record.
 const WANTS_PER_LEASE: u32 = 4;
@@ -161,16 +170,14 @@ impl Participant {
     /// `told`: whether the end of the [suspect](Self::suspect) would be told. `heard`: whether messages tell
     /// what becomes of the requests ahead.
     ///
-    /// - The first in the queue looks after a twentieth of the lease. An observation starts when a waiter
-    ///   sees the last renewal of a holder that died. So a waiter that is to take over within a lease and a
-    ///   beat must look more often than a holder beats. If the end would be told, only a holder that hangs is
-    ///   left to be seen, and a quarter of the lease will do.
+    /// - The first in the queue looks `CLOSE_LOOKS` times within a lease; `LOOKS_IF_TOLD` times, if the end
+    ///   would be told.
     /// - The others look once a lease, if messages tell them more. If not, each looks less often the further
     ///   behind it stands, so that the store is left to the first.
     #[must_use]
     pub fn look_in(&self, now: Now, told: bool, heard: bool) -> Option<Duration> {
         let seen = self.seen()?;
-        let close = seen.len / if told { 4 } else { 20 };
+        let close = seen.len / if told { LOOKS_IF_TOLD } else { CLOSE_LOOKS };
         let pace = if seen.is_next() {
             close
         } else if heard {

@@ -203,7 +203,7 @@ impl Participant {
     /// beacon.
     ///
     /// With a beacon, and while no request comes or goes, each renewal asks for two sevenths more than the
-    /// one before, up to the [longest](Self::longest) that may be. There are three renewals in a lease, so
+    /// one before, up to the longest that may be (`longest`). There are three renewals in a lease, so
     /// the lease stays a little shorter than the time for which nothing has happened. The longer that time
     /// is, the fewer renewals are needed. A tab that crashes soon after it began leaves a short lease: that
     /// costs little to a tab that was opened later, and has not seen the beacon.

@@ -11,7 +11,8 @@
 //! - **idle**: nothing asked, nothing held;
 //! - **asking** (`asking.rs`): a request exists that the store may know of, and the lease of the present
 //!   holder is watched;
-//! - **holding** (`holding.rs`): that request was answered [`Outcome::Held`], or started by a [`Grant`].
+//! - **holding** (`holding.rs`): that request was answered [`Outcome::Held`](crate::rules::Outcome), or
+//!   started by a [`Grant`].
 //!
 //! ```text
 //!             take               Held, or a grant
@@ -28,8 +29,8 @@
 //! A lease of `len` ms that was asked for at `sent` is good until `sent + len`: the store cannot
 //! have written it before it was asked, and an observer counts its whole `len` from after it was
 //! written. That is why every answer comes back with the time read *before* its command was sent.
-//! The holder stops believing a margin of two clock granules early, because a coarse clock may run
-//! up to one granule behind here and up to one ahead at the observer.
+//! The holder stops believing a margin of two clock granules early: a coarse clock may run up to one
+//! granule behind here, and up to one ahead at the observer.
 //!
 //! A holder that sends a renewal *shorter* than its lease believes only in the shorter lease from then on,
 //! because observers may go by that at once. See [`Participant::due`].
@@ -66,9 +67,9 @@
 //! - A store that has transactions runs them in the order in which they were sent. So the renewal is applied
 //!   before the takeover.
 //!
-//! Therefore, while a fenced transaction whose check has passed is open, the lease is good for its length
-//! from when the latest renewal was *sent*, answered or not. See [`Participant::due`]. If one of these
-//! renewals fails, only what was answered counts again.
+//! So from the time when its check has passed to its end, the lease is good for its length from when the
+//! latest renewal was *sent*, answered or not. See [`Participant::due`]. If one of these renewals fails, only
+//! what was answered counts again.
 
 mod asking;
 mod holding;

@@ -4,9 +4,9 @@
 //! transactions can then be [fenced](CrossProcessStoreLockGuard::fence).
 //!
 //! No other module names IndexedDB. A command is one readwrite transaction: a get, a put, and a commit that
-//! is awaited. What is put is decided in the midst of the event that brings the answer to the get, since the
-//! browser would commit early if anything else was waited for. The JavaScript in `requests.js` carries the
-//! requests, and calls back into `Shared::hear` for each decision.
+//! is awaited. What is put is decided within the event that brings the answer to the get: if anything else
+//! was waited for, the browser would commit early. The JavaScript in `requests.js` carries the requests, and
+//! calls back into `Shared::hear` for each decision.
 //!
 //! # Pages that stop
 //!

@@ -93,7 +93,8 @@ impl CrossProcessStoreLockGuard {
     ///
     /// # Errors
     ///
-    /// As [`CrossProcessStoreLockGuard::fence`].
+    /// [`FenceError`], where [`CrossProcessStoreLockGuard::fence`] would answer with it; a readonly
+    /// transaction is not [`Unfit`](FenceError::Unfit).
     pub fn fence_read(
         &self,
         tx: &Transaction<'_>,

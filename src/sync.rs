@@ -1,6 +1,7 @@
 //! How tasks of one process wait for each other: [`Waiters`] and [`select!`].
 //!
-//! `tokio::sync::watch` and `tokio::select!` do the same, and weigh 4 kB more in a visitor's download (brotli).
+//! `tokio::sync::watch` and `tokio::select!` do the same, and weigh 4 kB more in a visitor's download
+//! (brotli).
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};

@@ -476,7 +476,7 @@ macro_rules! mutations {
 }
 
 worlds! {
-    two_tabs: two(5, Budget { late: 2, ..CALM });
+    two_tabs: two(4, Budget { late: 2, ..CALM });
     two_tabs_in_every_order: loose(3, CALM);
     two_tabs_in_every_order_and_a_crash: loose(2, Budget { crashes: 1, ..CALM });
     two_tabs_in_every_order_and_a_pause: loose(2, Budget { pauses: 1, ..CALM });
@@ -501,9 +501,9 @@ worlds! {
     two_tabs_and_a_jumping_wall_clock: two(3, Budget { wall_jumps: 2, deletions: 1, ..CALM });
     two_tabs_with_coarse_clocks: coarse(10, Budget { late: 1, ..CALM });
     two_tabs_with_coarse_clocks_and_a_pause: coarse(10, Budget { pauses: 1, ..CALM });
-    two_tabs_with_idle_leases: two(5, Budget { late: 1, ..CALM }).beacons(4);
-    two_tabs_with_idle_leases_and_a_pause: two(5, Budget { pauses: 1, ..CALM }).beacons(4);
-    two_tabs_with_beacons_and_a_crash: two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(4);
+    two_tabs_with_idle_leases: two(4, Budget { late: 1, ..CALM }).beacons(4);
+    two_tabs_with_idle_leases_and_a_pause: two(4, Budget { pauses: 1, ..CALM }).beacons(4);
+    two_tabs_with_beacons_and_a_crash: two(2, Budget { crashes: 1, late: 1, ..CALM }).beacons(4);
     two_tabs_with_beacons_and_a_failing_store:
         two(2, Budget { crashes: 1, failures: 1, late: 1, ..CALM }).beacons(2);
     two_tabs_with_locks_apart: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Apart);
@@ -515,8 +515,8 @@ worlds! {
     two_tabs_with_a_foreign_manager: two(4, Budget { late: 1, ..CALM }).beacons(4).locks(Locks::Foreign);
     three_tabs_with_locks_apart: three(3, CALM).beacons(3).locks(Locks::Apart);
     two_tabs_that_hide: two(2, Budget { hides: 2, late: 1, ..CALM }).hiding(4);
-    two_tabs_that_hide_out_of_order: two(2, Budget { hides: 2, late: 1, ..CALM }).hiding(4).unordered();
-    two_tabs_that_hide_and_a_pause: two(3, Budget { hides: 2, pauses: 1, ..CALM }).hiding(4);
+    two_tabs_that_hide_out_of_order: two(2, Budget { hides: 1, late: 1, ..CALM }).hiding(4).unordered();
+    two_tabs_that_hide_and_a_pause: two(3, Budget { hides: 1, pauses: 1, ..CALM }).hiding(4);
     two_tabs_and_a_stop: two(2, Budget { stops: 1, late: 1, ..CALM });
     two_tabs_that_write_and_a_stop: two(3, Budget { stops: 1, writes: 2, ..CALM });
     three_tabs: three(5, CALM);
@@ -538,17 +538,17 @@ worlds! {
     // Of the contender.
     two_tabs_that_linger: two(3, CALM).lingering().first_comes_again();
     two_tabs_that_linger_late: two(3, Budget { late: 1, ..CALM }).lingering();
-    two_tabs_that_linger_and_a_pause: two(3, Budget { pauses: 1, ..CALM }).lingering().first_comes_again();
+    two_tabs_that_linger_and_a_pause: two(3, Budget { pauses: 1, ..CALM }).lingering();
     two_tabs_one_only_tries: two(3, TELLING).lingering().last_only_tries();
     two_tabs_one_only_tries_late: two(2, Budget { late: 1, ..TELLING }).lingering().last_only_tries();
     two_tabs_one_tries_and_waits:
         two(2, TELLING).lingering().calls(&[FOR_EVER], &[TRIES, FOR_EVER]).at_once(2);
     three_tabs_one_tries_a_lease_that_lingers: three(2, TELLING).lingering().last_only_tries();
-    three_tabs_one_gives_up: three(3, Budget { give_ups: 1, ..TELLING });
+    three_tabs_one_gives_up: three(2, Budget { give_ups: 1, ..TELLING });
     two_tabs_with_deadlines: two(4, Budget { late: 1, ..CALM }).calls(&[FOR_EVER], &[Waits::For(2)]);
     two_tabs_with_two_deadlines: two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2), Waits::For(1)]).at_once(2);
     two_tabs_that_spin: two(4, Budget { late: 1, ..CALM }).calls(&[FOR_EVER], &[Waits::Spins(2)]);
-    two_tabs_whose_callers_are_gone: two(3, CALM).slow_callers().requests(2);
+    two_tabs_whose_callers_are_gone: two(2, CALM).slow_callers().requests(2);
     two_tabs_whose_callers_are_gone_late: two(2, Budget { late: 1, ..CALM }).slow_callers();
     two_tabs_that_run_on_and_a_stop: two(3, Budget { stops: 1, ..TELLING }).half_asleep();
     two_tabs_that_run_on_and_a_late_stop: two(2, Budget { stops: 1, late: 1, ..CALM }).half_asleep();
@@ -578,6 +578,14 @@ worlds! {
 }
 
 large_worlds! {
+    two_tabs_with_idle_leases_longer: two(5, Budget { late: 1, ..CALM }).beacons(4);
+    two_tabs_with_idle_leases_and_a_pause_longer: two(5, Budget { pauses: 1, ..CALM }).beacons(4);
+    two_tabs_whose_callers_are_gone_longer: two(3, CALM).slow_callers().requests(2);
+    two_tabs_with_beacons_and_a_crash_longer: two(3, Budget { crashes: 1, late: 1, ..CALM }).beacons(4);
+    two_tabs_that_linger_and_a_pause_longer:
+        two(3, Budget { pauses: 1, ..CALM }).lingering().first_comes_again();
+    two_tabs_longer: two(5, Budget { late: 2, ..CALM });
+    three_tabs_one_gives_up_longer: three(3, Budget { give_ups: 1, ..TELLING });
     twin_locks_with_one_place_that_run_on_longer:
         twins(1, Budget { stops: 1, ..CALM }).places(1).half_asleep().first_comes_again();
     three_tabs_and_a_failing_store_longer: three(4, Budget { failures: 1, give_ups: 1, ..CALM });

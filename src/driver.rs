@@ -10,8 +10,8 @@
 //! further up the stack or on another thread, only queues its event. What is fed is handled by the time that
 //! the outermost [`Driver::run`] returns.
 //!
-//! A lease that has run out is told before anything else is heard; what has been heard comes before other
-//! timers.
+//! A lease that has run out is told before anything else is heard, but that the page is suspended: what that
+//! would send could not wait for its answer. What has been heard comes before other timers.
 //!
 //! # Places
 //!
@@ -591,7 +591,11 @@ impl<E> Core<E> {
 
     fn next_event(&mut self, now: Now) -> Option<(ObjectId, Event)> {
         let fired = |object: &Object, timer| (object.id, Event::Fired(timer));
-        let is_over = |object: &&Object| object.expiry.is_some_and(|end| end <= now);
+        let suspends = matches!(
+            self.events.get(self.handled),
+            Some((_, Event::Suspended(true)))
+        );
+        let is_over = |object: &&Object| !suspends && object.expiry.is_some_and(|end| end <= now);
         if let Some(object) = self.objects.iter().find(is_over) {
             return Some(fired(object, Timer::Expiry));
         }
@@ -678,7 +682,14 @@ impl<S: BackingStore> Listen for Driver<S> {
 
     /// Those that wait in the tab, without a request, are told nothing: there may be many. One is told in any
     /// case: what is heard is remembered for all of a key.
+    ///
+    /// Nothing is heard once the page is suspended, also before this driver is told so: another one of the page
+    /// may just be saying its last word, and what follows from that would be sent after ours.
     fn hear(&self, key: &str, message: &Message) {
+        let life = self.around.life.as_ref();
+        if life.is_some_and(Lifecycle::is_suspended) {
+            return;
+        }
         {
             let core = &mut *self.core();
             let mut of_key = core.objects.iter().filter(|object| *object.key == *key);

@@ -545,6 +545,8 @@ impl Contender {
     /// The page is about to be stopped: whatever is held or asked for is over.
     fn suspend(&mut self, cx: &mut Context<'_>) {
         self.suspended = true;
+        // What has run out is lost for that reason; the store is told without an answer all the same.
+        self.expire(cx);
         let quit = self.participant.end(cx.past);
         if let Some(keeping) = self.keeping.take() {
             cx.act(Action::Lose(keeping.lease, LossReason::Suspended));

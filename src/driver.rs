@@ -683,8 +683,8 @@ impl<S: BackingStore> Listen for Driver<S> {
     /// Those that wait in the tab, without a request, are told nothing: there may be many. One is told in any
     /// case: what is heard is remembered for all of a key.
     ///
-    /// Nothing is heard once the page is suspended, also before this driver is told so: another one of the page
-    /// may just be saying its last word, and what follows from that would be sent after ours.
+    /// Nothing is heard once the page is suspended, also before this driver is told so: another one of the
+    /// page may just be saying its last word, and what follows from that would be sent after ours.
     fn hear(&self, key: &str, message: &Message) {
         let life = self.around.life.as_ref();
         if life.is_some_and(Lifecycle::is_suspended) {

@@ -10,7 +10,8 @@
 //! further up the stack or on another thread, only queues its event. All queued events are handled by the
 //! time that the outermost [`Driver::run`] returns.
 //!
-//! A lease that has expired is told before any other event is handled. Events come before other timers.
+//! A lease that has expired is told before any other event is handled, except a suspension: what the expiry
+//! would send could not wait for its answer. Events come before other timers.
 //!
 //! # Places
 //!
@@ -593,7 +594,11 @@ impl<E> Core<E> {
 
     fn next_event(&mut self, now: Now) -> Option<(ObjectId, Event)> {
         let fired = |object: &Object, timer| (object.id, Event::Fired(timer));
-        let is_over = |object: &&Object| object.expiry.is_some_and(|end| end <= now);
+        let suspends = matches!(
+            self.events.get(self.handled),
+            Some((_, Event::Suspended(true)))
+        );
+        let is_over = |object: &&Object| !suspends && object.expiry.is_some_and(|end| end <= now);
         if let Some(object) = self.objects.iter().find(is_over) {
             return Some(fired(object, Timer::Expiry));
         }
@@ -680,7 +685,14 @@ impl<S: BackingStore> Listen for Driver<S> {
 
     /// Lock objects that wait in the tab, without a request, are told nothing: there may be many. One of a
     /// key is told in any case, since what it hears is remembered for all of them.
+    ///
+    /// Nothing is heard once the page is suspended, even before this driver is told so. Another driver of the
+    /// page may just be saying its last word, and what follows from that would be sent after our own.
     fn hear(&self, key: &str, message: &Message) {
+        let life = self.around.life.as_ref();
+        if life.is_some_and(Lifecycle::is_suspended) {
+            return;
+        }
         {
             let core = &mut *self.core();
             let mut of_key = core.objects.iter().filter(|object| *object.key == *key);

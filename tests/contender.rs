@@ -967,6 +967,21 @@ fn a_suspended_tab_sends_nothing_and_goes_on_where_it_can() {
     assert_eq!(take.ended.len(), 1, "by another request");
 }
 
+#[test]
+fn what_has_run_out_when_the_page_is_suspended_has_its_own_reason_and_is_left_blindly() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    tab.hold(&mut record);
+    tab.pass_time(600);
+    let actions = tab.feed(Event::Suspended(true));
+    assert!(matches!(
+        actions[..],
+        [
+            Action::Lose(_, LossReason::Expired),
+            Action::LeaveBlindly(_)
+        ]
+    ));
+}
+
 /// It may not be able to answer.
 #[test]
 fn a_suspended_tab_hears_nothing() {

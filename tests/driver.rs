@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake as Awake, Waker};
 
 use async_trait::async_trait;
-use support::{Conduct, World, is_ready, ms, until};
+use support::{Conduct, World, is_ready, ms, told, until};
 use tab_lease::platform::BoxFuture;
 use tab_lease::rules::{Command, Outcome, Requester};
 use tab_lease::{
     BackingStore, Beacon, CrossProcessStoreLock, CrossProcessStoreLockGuard, Lifecycle, Liveness,
-    LockError, MemoryStore, PLACES, Wake,
+    LockError, LossReason, MemoryStore, PLACES, Wake,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -609,6 +609,51 @@ fn a_store_that_is_left_may_drop_guards_meanwhile() {
             assert!(store.0.record("left").unwrap().holder.is_none());
         });
     });
+}
+
+// ---- The page ---------------------------------------------------------------------------------
+
+/// As of a page that hung: the timer for the end of its lease has not fired.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ran_out_before_the_page_is_suspended_is_left_without_a_command() {
+    let world = World::new();
+    let life = Lifecycle::new();
+    let (lock, link) = world.process("one");
+    let lock = lock.woken_by(&Wake::local()).living(&life);
+    let guard = lock.acquire(None).await.unwrap();
+    let mut hangs = Box::pin(tokio::time::advance(ms(600)));
+    assert!(!is_ready(hangs.as_mut()).await);
+    life.suspend();
+    assert!(!world.is_held());
+    assert_eq!(told(&guard).await.reason, LossReason::Expired);
+    sleep(ms(1000)).await;
+    // Blind leaves get no answer.
+    let calls = link.calls();
+    let answered = calls.iter().filter(|call| call.outcome.is_some());
+    assert_eq!(answered.count(), 1, "the take: {calls:?}");
+}
+
+/// The last word of one lock must not make another one ask, which is about to be suspended as well.
+#[tokio::test(start_paused = true)]
+async fn locks_of_a_page_that_is_suspended_hear_nothing_of_each_other() {
+    for holder in [0, 1] {
+        let store = Steps::default();
+        let (wake, life) = (Wake::local(), Lifecycle::new());
+        let lock = || names(&store, "suspended", 1).remove(0);
+        let locks = [(); 2].map(|()| lock().woken_by(&wake).living(&life));
+        let guard = locks[holder].acquire(None).await.unwrap();
+        let waiter = locks[1 - holder].clone();
+        let waiting = tokio::spawn(async move { waiter.acquire(None).await });
+        sleep(ms(20)).await;
+        assert_eq!(queue_of(&store, "suspended"), 1);
+        let before = (store.count(), store.looks());
+        life.suspend();
+        sleep(ms(1000)).await;
+        assert_eq!((store.count(), store.looks()), before, "nothing is sent");
+        assert!(!guard.is_held());
+        life.resume();
+        assert!(waiting.await.unwrap().unwrap().is_held());
+    }
 }
 
 // ---- Calls ------------------------------------------------------------------------------------

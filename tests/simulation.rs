@@ -2,17 +2,17 @@
 //! more that come after a crash, with stores that are late, fail and lose answers, messages that are
 //! late, lost and repeated, beacons that come on and go out late, tabs without either, fenced
 //! transactions in every other schedule (in every sixteenth they hold up the store), tabs that freeze
-//! and crash, several lock objects in one tab, callers that give up, wall clocks that jump, and
-//! leases taken away by force.
+//! and crash, pages that are hidden, shown, suspended and resumed, several lock objects in one tab,
+//! callers that give up, wall clocks that jump, and leases taken away by force.
 //!
 //! Everything follows from a seed, and time is virtual, so a failure can be looked at again:
 //!
 //! - `TAB_LEASE_SCHEDULES=1000000 cargo test --test simulation` plays more schedules than usual,
 //! - `TAB_LEASE_SEED=4711 cargo test --test simulation random` plays one, and prints all that happens.
 //!
-//! Where things are: [`tab`] is a tab that can be frozen, [`link`] its disturbed way to the store,
-//! [`voice`] the one to other tabs, [`user`] what its code does, [`world`] the judge, [`schedule`] what
-//! happens when.
+//! Where things are: [`tab`] is a tab that can be frozen, [`page`] what its user and its browser do to
+//! it, [`link`] its disturbed way to the store, [`voice`] the one to other tabs, [`user`] what its code
+//! does, [`world`] the judge, [`schedule`] what happens when.
 //!
 //! Not simulated: clocks that run at different rates or in coarse steps (all clocks here show whole
 //! ms), a freeze in the middle of synchronous code (as between asking `is_held` and writing: that is
@@ -22,6 +22,8 @@
 
 #[path = "simulation/link.rs"]
 mod link;
+#[path = "simulation/page.rs"]
+mod page;
 #[path = "simulation/schedule.rs"]
 mod schedule;
 #[path = "simulation/tab.rs"]
@@ -43,6 +45,19 @@ use schedule::play;
 use world::Counts;
 
 const SCHEDULES: u64 = 10_000;
+
+/// What must happen in every tenth schedule at least, on average.
+const OFTEN: [&str; 9] = [
+    "hides",
+    "shows",
+    "naps",
+    "suspends",
+    "suspends_holding",
+    "suspends_asking",
+    "suspends_running",
+    "resumes",
+    "blind_leaves",
+];
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {
@@ -141,6 +156,9 @@ fn random_schedules_break_no_guarantee() {
     if schedules >= SCHEDULES {
         let never: Vec<_> = counts.iter().filter(|(_, count)| *count == 0).collect();
         assert!(never.is_empty(), "never happened: {never:?}");
+        let seldom = |(name, count): &&(&str, u64)| OFTEN.contains(name) && *count < schedules / 10;
+        let seldom: Vec<_> = counts.iter().filter(seldom).collect();
+        assert!(seldom.is_empty(), "happened too seldom: {seldom:?}");
     }
 }
 

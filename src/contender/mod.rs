@@ -551,6 +551,8 @@ impl Contender {
     /// The page is about to be stopped. A lease that is held and a request that waits end now.
     fn suspend(&mut self, cx: &mut Context<'_>) {
         self.suspended = true;
+        // A lease that has expired is lost as expired. The store is told blindly all the same.
+        self.expire(cx);
         let quit = self.participant.end(cx.past);
         if let Some(keeping) = self.keeping.take() {
             cx.act(Action::Lose(keeping.lease, LossReason::Suspended));

@@ -77,9 +77,11 @@ impl World {
 
     // ---- Events in ------------------------------------------------------------------------------
 
-    /// Something happens to a lock object. What has run out by then is told before.
+    /// Something happens to a lock object. What has run out by then is told before, but for a suspension.
     pub fn feed(&self, state: &mut State, i: usize, event: Event) {
-        self.expire(state, i);
+        if !matches!(event, Event::Suspended(true)) {
+            self.expire(state, i);
+        }
         self.handle(state, i, event);
     }
 

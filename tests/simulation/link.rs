@@ -4,7 +4,9 @@
 //! the answer, never answer a renewal or a quit, and apply it long after its sender has given up,
 //! was frozen or is gone. What it does not do: apply the commands of one tab in another order than
 //! they were sent in, since a browser orders the transactions of one connection. In every eighth
-//! schedule it does even that; safety does not need the order, only a prompt recovery does.
+//! schedule it does even that; safety does not need the order, only a prompt recovery does. But it does
+//! nothing to what a tab sends while a fenced transaction of its own is on its way or open: that is next
+//! behind it in any store that has transactions, and a lease may be good from when it was sent.
 //!
 //! A store that neither answers nor fails is its own contract's violation (`IndexedDbStore` gives up
 //! after a while), so a take that stalls fails in the end.
@@ -12,7 +14,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tab_lease::rules::{Command, Outcome, Proof, Take};
+use tab_lease::rules::{self, Command, Outcome, Proof, Requester, Take};
 use tab_lease::{BackingStore, MemoryStore};
 use tokio::time::sleep;
 
@@ -169,7 +171,10 @@ fn fate(weather: &Weather, dice: &mut fastrand::Rng, calm: bool, command: &Comma
 pub struct Op {
     tab: usize,
     command: Option<Command>,
-    answer: Option<Result<Outcome, Unreliable>>,
+    answer: Option<Result<Option<Outcome>, Unreliable>>,
+    /// It only looks: it reads, and changes nothing.
+    looks: bool,
+    renews: bool,
     /// It arrives even if its sender is gone by then.
     survives: bool,
 }
@@ -224,7 +229,31 @@ impl BackingStore for Link {
     type Error = Unreliable;
 
     async fn apply(&self, _key: &str, command: Command) -> Result<Outcome, Unreliable> {
-        let (op, answer_in) = self.world.state().send(self.tab, command);
+        let answer = self.carry(command, false).await?;
+        Ok(answer.expect("what is applied has an outcome"))
+    }
+
+    async fn look_all(
+        &self,
+        batch: Vec<(String, Command)>,
+    ) -> Vec<Result<Option<Outcome>, Unreliable>> {
+        let mut answers = Vec::new();
+        for (_, command) in batch {
+            answers.push(self.carry(command, true).await);
+        }
+        answers
+    }
+
+    fn leave(&self, _key: &str, who: &Requester) {
+        self.world.state().leave(self.tab, who);
+    }
+}
+
+impl Link {
+    /// A command on its way to the store, and its answer back. Nothing, of one that only looks and has to be
+    /// applied.
+    async fn carry(&self, command: Command, looks: bool) -> Result<Option<Outcome>, Unreliable> {
+        let (op, answer_in) = self.world.state().send(self.tab, command, looks);
         let in_flight = InFlight { link: self, op };
         match answer_in {
             None => std::future::pending().await,
@@ -241,6 +270,28 @@ impl BackingStore for Link {
 }
 
 impl TabState {
+    /// When something lands at the store that would land at `at`: behind what was sent before.
+    fn lands(&mut self, at: u64, unordered: bool) -> u64 {
+        let at = if unordered {
+            at
+        } else {
+            at.max(self.last_landing)
+        };
+        self.last_landing = self.last_landing.max(at);
+        at
+    }
+
+    /// Somebody who asks without pausing would stop virtual time.
+    fn storms(&mut self, now: u64) -> bool {
+        self.sent_now = if self.sent_at == now {
+            self.sent_now + 1
+        } else {
+            0
+        };
+        self.sent_at = now;
+        self.sent_now > 500
+    }
+
     /// Puts this tab's wall clock into a take.
     fn stamp(&mut self, take: &mut Take, now: u64, jumps: bool) {
         if jumps {
@@ -272,43 +323,39 @@ impl State {
     }
 
     /// Accepts a command; says which operation that is, and how soon it is answered.
-    fn send(&mut self, tab: usize, mut command: Command) -> (u64, Option<u64>) {
+    fn send(&mut self, tab: usize, mut command: Command, looks: bool) -> (u64, Option<u64>) {
         let now = self.now;
         let calm = now >= self.weather.calm_from;
+        let fenced = self.is_behind_a_fence(tab);
         let link = &mut self.tabs[tab];
-        let fate = fate(&self.weather, &mut link.dice, calm, &command);
-        // Somebody who asks without pausing would stop virtual time.
-        link.sent_now = if link.sent_at == now {
-            link.sent_now + 1
-        } else {
-            0
-        };
-        link.sent_at = now;
-        let storm = link.sent_now > 500;
+        let fate = fate(&self.weather, &mut link.dice, calm || fenced, &command);
+        let storm = link.storms(now);
         if let Command::Take(take) = &mut command {
             let jumps = !calm && link.dice.u32(0..1000) < self.weather.wall_jump;
             link.stamp(take, now, jumps);
         }
+        self.check_page(tab, &command);
+        let link = &mut self.tabs[tab];
         let quit = matches!(command, Command::Quit { .. });
         if matches!(command, Command::Quit { .. } | Command::Pass { .. }) && fate.before.is_none() {
             link.quit_lost = true;
         }
-        let lands = fate.before.map(|before| {
-            let at = now + before;
-            let at = if self.weather.unordered {
-                at
-            } else {
-                at.max(link.last_landing)
-            };
-            link.last_landing = link.last_landing.max(at);
-            at
-        });
+        let unordered = self.weather.unordered;
+        let lands = fate
+            .before
+            .map(|before| link.lands(now + before, unordered));
         let answered = fate.after.map(|after| lands.unwrap_or(now) + after);
         let survives = quit || link.dice.bool();
         // Whoever waits for an answer that never comes stops waiting at the end of its lease.
         let lease = link.longest_lease();
-        let usual = link.config.lease_ms;
-        self.count(&command, usual);
+        let usual = if link.ever_hidden() {
+            link.config.hidden_lease_ms
+        } else {
+            link.config.lease_ms
+        };
+        if !looks {
+            self.count(&command, usual);
+        }
         let disturbed = lands.max(answered.or(Some(now + lease))).unwrap_or(now);
         if !calm {
             self.wire.trouble_until = self.wire.trouble_until.max(disturbed);
@@ -319,25 +366,79 @@ impl State {
         if storm {
             self.fail(|| format!("tab {tab} asks and asks without a pause"));
         }
-        self.log(|| format!("tab {tab} sends {}{}", brief(&command), fate.name));
+        let how = if looks { "looks, to" } else { "sends" };
+        self.log(|| format!("tab {tab} {how} {}{}", brief(&command), fate.name));
 
-        let op = self.next_op;
-        self.next_op += 1;
         let sent = Op {
             tab,
+            renews: matches!(command, Command::Renew { .. } | Command::Claim { .. }),
             command: Some(command),
             answer: fate.error.then_some(Err(Unreliable)),
+            looks,
             survives,
         };
-        self.ops.insert(op, sent);
-        match lands {
-            Some(at) if at <= now => self.land(op),
-            Some(at) => self.post(at, Parcel::Command(op)),
-            None => {}
-        }
+        let op = self.dispatch(sent, lands);
         // Whoever asked in a loop waits for ever, instead of the test.
         let answered = answered.filter(|_| !storm);
         (op, answered.map(|at| at - now))
+    }
+
+    /// Puts it on its way.
+    fn dispatch(&mut self, sent: Op, lands: Option<u64>) -> u64 {
+        let op = self.next_op;
+        self.next_op += 1;
+        self.ops.insert(op, sent);
+        match lands {
+            Some(at) if at <= self.now => self.land(op),
+            Some(at) => self.post(at, Parcel::Command(op)),
+            None => {}
+        }
+        op
+    }
+
+    /// A quit that nobody waits for: its sender is about to be stopped. It may get lost.
+    fn leave(&mut self, tab: usize, who: &Requester) {
+        let now = self.now;
+        let calm = now >= self.weather.calm_from;
+        let command = Command::Quit { who: who.clone() };
+        let link = &mut self.tabs[tab];
+        let fate = fate(&self.weather, &mut link.dice, calm, &command);
+        let unordered = self.weather.unordered;
+        let lands = fate
+            .before
+            .map(|before| link.lands(now + before, unordered));
+        let lost = lands.is_none();
+        link.quit_lost |= lost;
+        let suspended = link.page.suspended;
+        self.counts.blind_leaves += 1;
+        self.counts.blind_leaves_lost += u64::from(lost);
+        self.log(|| {
+            format!(
+                "tab {tab} leaves blindly{}",
+                if lost { " ✗ lost" } else { "" }
+            )
+        });
+        if !suspended {
+            self.fail(|| format!("tab {tab} leaves blindly, and is not suspended"));
+        }
+        if !calm {
+            self.wire.trouble_until = self.wire.trouble_until.max(lands.unwrap_or_default());
+        }
+        let sent = Op {
+            tab,
+            renews: false,
+            command: Some(command),
+            answer: None,
+            looks: false,
+            survives: true,
+        };
+        self.dispatch(sent, lands);
+    }
+
+    /// Whether a tab waits for what becomes of a renewal or a claim.
+    pub fn is_renewing(&self, tab: usize) -> bool {
+        let renews = |op: &Op| op.tab == tab && op.renews;
+        self.ops.values().any(renews)
     }
 
     /// Whether an operation has not been applied because of a fenced transaction.
@@ -357,6 +458,9 @@ impl State {
         let (tab, Some(command)) = (found.tab, found.command.take()) else {
             return;
         };
+        if found.looks {
+            return self.look(op, &command);
+        }
         let key = self.wire.key.clone();
         if self.now < self.weather.calm_from
             && self.dice.u32(0..1000) < self.weather.wall_jump
@@ -391,11 +495,28 @@ impl State {
         }
         self.look_at_record();
         if let Some(found) = self.ops.get_mut(&op) {
-            found.answer.get_or_insert(Ok(outcome));
+            found.answer.get_or_insert(Ok(Some(outcome)));
         }
     }
 
-    fn answer(&mut self, op: u64) -> Result<Outcome, Unreliable> {
+    /// A look arrives at the store.
+    fn look(&mut self, op: u64, command: &Command) {
+        let record = self.record();
+        let seen = record.and_then(|record| rules::look(&record, command));
+        self.counts.looks += 1;
+        self.counts.looks_enough += u64::from(seen.is_some());
+        self.log(|| {
+            let told = seen
+                .as_ref()
+                .map_or("it has to be applied".to_owned(), told);
+            format!("  store: {} → {told}", brief(command))
+        });
+        if let Some(found) = self.ops.get_mut(&op) {
+            found.answer.get_or_insert(Ok(seen));
+        }
+    }
+
+    fn answer(&mut self, op: u64) -> Result<Option<Outcome>, Unreliable> {
         let op = self.ops.remove(&op);
         let answer = op.and_then(|op| op.answer);
         answer.expect("an answer comes after the arrival")

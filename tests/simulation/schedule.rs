@@ -19,13 +19,14 @@ use std::sync::{Arc, Once};
 use tab_lease::Config;
 
 use crate::link::{Parcel, Weather, wall};
+use crate::page::{self, Page, Turn};
 use crate::tab::Tab;
 use crate::user::User;
 use crate::voice::{Lamp, Voice, listen, tab_of};
 use crate::world::{Counts, TabState, WAY_MS, World};
 
 /// How far a tab without timers is wound forward.
-const HORIZON_MS: u64 = 1_000;
+pub const HORIZON_MS: u64 = 1_000;
 
 /// Of one section: the wait and the use of the lock, when nothing is disturbed any more.
 const SECTION_MS: u64 = 8_000;
@@ -57,9 +58,10 @@ pub fn play(seed: u64, log: bool) -> Story {
 }
 
 /// What happens to a tab.
-struct Plan {
-    tab: Option<Tab>,
-    voice: Option<Voice>,
+pub struct Plan {
+    pub tab: Option<Tab>,
+    pub voice: Option<Voice>,
+    pub page: page::Plan,
     callers: usize,
     sections: usize,
     freezes_at: u64,
@@ -78,11 +80,11 @@ enum When {
     HandedOn,
 }
 
-struct Stage {
+pub struct Stage {
     seed: u64,
-    world: Arc<World>,
-    tabs: Vec<Plan>,
-    dice: fastrand::Rng,
+    pub world: Arc<World>,
+    pub tabs: Vec<Plan>,
+    pub dice: fastrand::Rng,
     /// Turns to come: when, in which order, whose.
     agenda: BinaryHeap<Reverse<(u64, u32, usize)>>,
     unopened: usize,
@@ -93,7 +95,8 @@ struct Stage {
     /// In how many of 100 tabs there are messages, and beacons.
     speaking: u32,
     shining: u32,
-    quiet_from: u64,
+    pub paging: page::Weather,
+    pub quiet_from: u64,
     /// From when on a lease is taken away by force, once.
     usurped_from: u64,
 }
@@ -123,6 +126,7 @@ impl Stage {
         };
         let speaking = [0, 60, 100, 100, 100][dice.usize(0..5)];
         let shining = [0, 0, 60, 100, 100][dice.usize(0..5)];
+        let paging = page::Weather::draw(&mut dice);
         let world = World::new(key, weather.clone(), dice.fork(), log);
         world.state().log(|| {
             format!(
@@ -141,6 +145,7 @@ impl Stage {
             crashing,
             speaking,
             shining,
+            paging,
             quiet_from,
             usurped_from,
             dice,
@@ -168,6 +173,7 @@ impl Stage {
             lease_ms,
             heartbeat_ms,
             idle_lease_ms: lease_ms * [1, 1, 3, 5][dice.usize(0..4)],
+            hidden_lease_ms: (lease_ms * [1, 3, 10][dice.usize(0..3)]).min(5000),
             ..Default::default()
         };
         let (speaks, beacon) = (
@@ -177,6 +183,7 @@ impl Stage {
         let plan = Plan {
             tab: None,
             voice: None,
+            page: page::Plan::draw(&self.paging, dice, opens_at),
             callers,
             sections,
             freezes_at: opens_at,
@@ -198,9 +205,12 @@ impl Stage {
             crashed: false,
             frozen: false,
             freezes: Vec::new(),
+            awake: 0,
+            page: Page::default(),
             last_landing: 0,
             sent_at: 0,
             sent_now: 0,
+            fenced_at: u64::MAX,
             quit_lost: self.world.state().weather.unordered,
             speaks,
             beacon,
@@ -217,7 +227,7 @@ impl Stage {
         self.next_freeze(tab, opens_at);
     }
 
-    fn due(&mut self, at: u64, tab: usize) {
+    pub fn due(&mut self, at: u64, tab: usize) {
         self.agenda.push(Reverse((at, self.dice.u32(..), tab)));
     }
 
@@ -239,13 +249,18 @@ impl Stage {
     /// Nothing is disturbed any more, and what was left to be done gets done: answers come, the
     /// frozen wake, and heartbeats that wait for an answer give up at the end of the lease.
     fn settle(&mut self) {
+        let resumed = self.all_resumed_by();
         let mut state = self.world.state();
         let now = state.now;
         state.weather.calm_from = state.weather.calm_from.min(now);
         self.quiet_from = self.quiet_from.min(now);
         self.usurped_from = u64::MAX;
         let wakes = state.tabs.iter().filter_map(|tab| tab.freezes.last());
-        let awake = wakes.map(|(_, to)| *to).max().unwrap_or_default();
+        let awake = wakes
+            .map(|(_, to)| *to)
+            .max()
+            .unwrap_or_default()
+            .max(resumed);
         let end = now.max(state.wire.trouble_until).max(awake) + state.longest_lease + 100;
         drop(state);
         self.run_on(end - now);
@@ -322,12 +337,18 @@ impl Stage {
         if self.freezes(now, tab) || self.crashes(now, tab) {
             return;
         }
+        let Turn::Runs(event) = self.pages(now, tab) else {
+            return;
+        };
         let until = self.horizon(now, tab);
         let plan = &mut self.tabs[tab];
         let open = plan.tab.as_mut().expect("it is open");
         let voice = plan.voice.as_ref().expect("it is open");
         let heard = std::mem::take(&mut self.world.state().tabs[tab].inbox);
         let next = open.turn(now, until, || {
+            if let Some(event) = event {
+                event(&voice.life);
+            }
             for event in heard {
                 listen(&self.world, tab, voice, event, self.dice.bool());
             }
@@ -438,8 +459,7 @@ impl Stage {
         state.counts.freezes += 1;
         let lease = state.tabs[tab].longest_lease();
         state.counts.overslept += u64::from(holds && wakes_at > now + lease);
-        state.tabs[tab].frozen = true;
-        state.tabs[tab].freezes.push((now, wakes_at));
+        state.tabs[tab].stands_still(now, wakes_at);
         state.log(|| format!("tab {tab} FREEZES until {wakes_at} ms"));
         drop(state);
         self.next_freeze(tab, wakes_at);

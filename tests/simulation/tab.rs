@@ -81,6 +81,17 @@ impl Tab {
         run()
     }
 
+    /// The same, after its clock was wound forward to `now`, if it is behind.
+    pub fn enter_at<T>(&self, now: u64, run: impl FnOnce() -> T) -> T {
+        self.enter(|| {
+            let behind = self.origin + ms(now - self.born) - Instant::now();
+            if !behind.is_zero() {
+                let _ = once(advance(behind));
+            }
+            run()
+        })
+    }
+
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(task));
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tab_lease::participant::{Grant, Want};
 use tab_lease::rules::Requester;
-use tab_lease::{Beacon, Config, Liveness, Wake};
+use tab_lease::{Beacon, Config, Lifecycle, Liveness, Wake};
 use tokio::sync::oneshot;
 
 use crate::link::{Link, Parcel, short};
@@ -25,6 +25,7 @@ use crate::world::{Lock, State, World};
 pub struct Voice {
     pub wake: Option<Wake>,
     pub liveness: Option<Liveness>,
+    pub life: Lifecycle,
 }
 
 impl Voice {
@@ -37,7 +38,12 @@ impl Voice {
             let world = Arc::clone(world);
             Liveness::by(Light { world, tab })
         });
-        Self { wake, liveness }
+        let life = Lifecycle::new();
+        Self {
+            wake,
+            liveness,
+            life,
+        }
     }
 
     /// A lock object of the tab. Inside the tab.
@@ -55,7 +61,7 @@ impl Voice {
         if let Some(liveness) = &self.liveness {
             lock = lock.watching(liveness);
         }
-        lock
+        lock.living(&self.life)
     }
 }
 

@@ -7,15 +7,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::task::Poll;
 
 use tab_lease::rules::{self, Fence, Last, Record, Requester};
 use tab_lease::{
-    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, LeaseLost, MemoryStore,
+    Config, CrossProcessStoreLock, CrossProcessStoreLockGuard, LeaseLost, LossReason, MemoryStore,
 };
 
 use tokio::time::sleep;
 
 use crate::link::{Link, Op, Parcel, Weather, Wire, short};
+use crate::page::Page;
 use crate::tab::{Clock, ms, once};
 use crate::voice::{Event, Lamp, Watch, tab_of};
 
@@ -41,6 +43,18 @@ counts! {
     timeouts,
     store_errors,
     abandoned,
+    /// Pages hidden and shown again; turns of hidden ones that were late.
+    hides,
+    shows,
+    naps,
+    /// Pages suspended: while they held, while somebody there waited; and those that were not stopped.
+    suspends,
+    suspends_holding,
+    suspends_asking,
+    suspends_running,
+    resumes,
+    blind_leaves,
+    blind_leaves_lost,
     freezes,
     /// Freezes of a holder that outlasted its lease.
     overslept,
@@ -86,6 +100,9 @@ counts! {
     beacons_out,
     takeovers_by_beacon,
     idle_renewals,
+    /// Looks into the store, and those that were enough.
+    looks,
+    looks_enough,
     commands,
     turns,
     virtual_seconds,
@@ -106,10 +123,15 @@ pub struct TabState {
     pub frozen: bool,
     /// The times that it did not run: from, to.
     pub freezes: Vec<(u64, u64)>,
+    /// The end of the last of them, but for those that it was only late.
+    pub awake: u64,
+    pub page: Page,
     pub wall: u64,
     pub last_landing: u64,
     pub sent_at: u64,
     pub sent_now: u32,
+    /// When a fenced transaction of it was checked the last time.
+    pub fenced_at: u64,
     /// A quit or pass of it never arrived.
     pub quit_lost: bool,
     /// Whether it has a channel to the others, and a beacon.
@@ -125,33 +147,55 @@ pub struct TabState {
 }
 
 impl TabState {
-    /// When something that is due at `due` can be seen at the latest.
+    /// When something that is due at `due` can be seen at the latest. It may be stopped again before it has
+    /// seen anything.
     pub fn at_work(&self, due: u64) -> u64 {
         let freezes = self.freezes.iter();
-        let asleep = freezes.filter(|(from, to)| *from <= due && due <= *to);
-        asleep.map(|(_, to)| *to).max().unwrap_or(due)
+        freezes.fold(due, |due, (from, to)| {
+            if (*from..=*to).contains(&due) {
+                *to
+            } else {
+                due
+            }
+        })
+    }
+
+    /// It does not run for a while.
+    pub fn stands_still(&mut self, from: u64, to: u64) {
+        self.frozen = true;
+        self.freezes.push((from, to));
+        self.awake = to;
+    }
+
+    /// Since when it has been at work, but for turns that were late.
+    fn at_work_since(&self) -> u64 {
+        self.awake.max(self.page.resumed_at)
     }
 
     /// When its first beat after `time` has been answered at the latest, in the calm. What it finds
     /// when it wakes may be an earlier answer; the beat comes after that.
     fn beat_after(&self, time: u64) -> u64 {
-        let awake = self.freezes.last().map_or(0, |(_, to)| *to);
+        let start = time.max(self.awake);
         // Of a lease that has been steady the beat comes later.
         let mut beat = self.config.heartbeat_ms.max(self.config.lease_ms / 3);
         if self.beacon && self.config.idle_lease_ms > self.config.lease_ms {
             beat = beat.max(self.config.idle_lease_ms / 3);
         }
-        time.max(awake) + u64::from(beat) + WAY_MS
+        beat = beat.max(self.hidden_beat(start));
+        // The beat may be late, and then the answer.
+        start + u64::from(beat) + 2 * self.lateness(start) + WAY_MS
     }
 
     /// How long any lease of it can be.
     pub fn longest_lease(&self) -> u64 {
-        let Config {
-            lease_ms,
-            idle_lease_ms,
-            ..
-        } = self.config;
-        u64::from(if self.beacon { idle_lease_ms } else { lease_ms })
+        let mut longest = self.config.lease_ms;
+        if self.beacon {
+            longest = longest.max(self.config.idle_lease_ms);
+        }
+        if self.ever_hidden() {
+            longest = longest.max(self.config.hidden_lease_ms);
+        }
+        longest.into()
     }
 }
 
@@ -167,15 +211,15 @@ struct Fenced {
 }
 
 /// A guard that somebody has or had.
-struct Held {
-    tab: usize,
+pub struct Held {
+    pub tab: usize,
     /// The lock object, since a tab may have several.
-    object: u64,
-    token: u64,
+    pub object: u64,
+    pub token: u64,
     since: u64,
-    guard: Weak<Guard>,
-    lost: Pin<Box<dyn Future<Output = LeaseLost> + Send>>,
-    told: bool,
+    pub guard: Weak<Guard>,
+    pub lost: Pin<Box<dyn Future<Output = LeaseLost> + Send>>,
+    pub told: bool,
 }
 
 pub struct State {
@@ -191,7 +235,9 @@ pub struct State {
     pub next_op: u64,
     pub parcels: BTreeMap<(u64, u64), Parcel>,
     next_parcel: u64,
-    held: Vec<Held>,
+    pub held: Vec<Held>,
+    /// Why leases were lost: by lock object and token.
+    reasons: BTreeMap<(u64, u64), LossReason>,
     /// Callers that wait in `acquire`: their tab, and since when.
     waiting: BTreeMap<u64, (usize, u64)>,
     next_waiter: u64,
@@ -215,6 +261,8 @@ pub struct State {
     usurped: (u64, u64),
     pub longest_lease: u64,
     longest_beat: u64,
+    /// How late a turn of any tab may be that is hidden or was.
+    pub lateness: u64,
     pub counts: Counts,
     pub failure: Option<String>,
     log: Option<Vec<String>>,
@@ -247,6 +295,7 @@ impl World {
             parcels: BTreeMap::new(),
             next_parcel: 0,
             held: Vec::new(),
+            reasons: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_waiter: 0,
             users: 0,
@@ -264,6 +313,7 @@ impl World {
             fenced: 0,
             longest_lease: 0,
             longest_beat: 0,
+            lateness: 0,
             counts: Counts::default(),
             failure: None,
             log: log.then(Vec::new),
@@ -353,6 +403,7 @@ impl World {
                     None => sleep(ms(1)).await,
                 }
             };
+            world.state().fence_opens(tab);
             let passed = fencing.check(record.as_ref()).is_ok();
             let now = world.state().now;
             if passed && over > now {
@@ -523,6 +574,20 @@ impl State {
         (fence, at - self.now)
     }
 
+    /// From here on its tab counts renewals from when they are sent.
+    fn fence_opens(&mut self, tab: usize) {
+        self.tabs[tab].fenced_at = self.now;
+    }
+
+    /// Whether what a tab sends now is next behind a fenced transaction of its own.
+    pub fn is_behind_a_fence(&self, tab: usize) -> bool {
+        let under_way = |fence: &Fenced| {
+            let over = fence.landed.as_ref().map(|(_, over)| *over);
+            fence.tab == tab && over.is_none_or(|over| over >= self.now)
+        };
+        self.tabs[tab].fenced_at == self.now || self.fences.iter().any(under_way)
+    }
+
     /// It arrives at the store. G2: if it is committed, nobody has held since.
     fn land_fence(&mut self, fence: usize) {
         if self.now < self.wire.open_until {
@@ -583,6 +648,18 @@ impl State {
     /// Whether a tab holds, by its own clock, even if it is frozen.
     pub fn believes(&mut self, tab: usize) -> bool {
         self.believers().iter().any(|(held, ..)| *held == tab)
+    }
+
+    /// The tokens that a tab holds.
+    pub fn believed(&mut self, tab: usize) -> Vec<u64> {
+        let believers = self.believers().into_iter();
+        let tokens = believers.filter_map(|(held, token, _)| (held == tab).then_some(token));
+        tokens.collect()
+    }
+
+    /// Whether a caller of that tab waits.
+    pub fn is_waited_for_in(&self, tab: usize) -> bool {
+        self.waiting.values().any(|(waits, _)| *waits == tab)
     }
 
     /// Whether a guard of that tab and token has lived, at the latest since the turn before.
@@ -674,7 +751,7 @@ impl State {
     }
 
     /// G1: all who believe share one tenure.
-    fn check_exclusion(&mut self) {
+    pub fn check_exclusion(&mut self) {
         let mut believers = self.believers();
         believers.retain(|(_, token, _)| *token >= self.usurped.0);
         if let Some(first) = believers.first()
@@ -691,7 +768,7 @@ impl State {
     /// G4: a tab that has run knows how its guards stand.
     fn check_notice(&mut self, tab: usize) {
         let now = self.now;
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut losses) = (Vec::new(), Vec::new());
         let mut deceived = false;
         for held in &mut self.held {
             if held.tab != tab || held.told {
@@ -702,7 +779,10 @@ impl State {
             };
             let clock = self.tabs[tab].clock.as_mut().expect("its tab is open");
             let is_held = clock.at(now, || guard.is_held());
-            held.told = once(held.lost.as_mut()).is_ready();
+            if let Poll::Ready(lost) = once(held.lost.as_mut()) {
+                held.told = true;
+                losses.push((held.object, held.since, lost));
+            }
             if is_held
                 && held.token < self.usurped.0
                 && now > self.tabs[tab].beat_after(self.usurped.1.max(held.since))
@@ -714,16 +794,53 @@ impl State {
         if deceived {
             self.fail(|| format!("G4: tab {tab} has lost its lease to another, and does not know"));
         }
-        for (token, is_held, told) in verdicts {
-            if told {
-                self.counts.losses += 1;
-                self.log(|| format!("tab {tab} has LOST token {}", short(token)));
+        for (object, since, lost) in losses {
+            self.counts.losses += 1;
+            self.check_staying_power(tab, since, lost);
+            if lost.reason == LossReason::Suspended {
+                self.fail(|| format!("G4: tab {tab} was not suspended: {lost}"));
             }
+            self.note_reason(tab, object, lost);
+        }
+        for (token, is_held, told) in verdicts {
             if told == is_held {
                 self.fail(|| {
-                    format!("G4: tab {tab} holds: {is_held}, but was told of the loss: {told}")
+                    let token = short(token);
+                    format!(
+                        "G4: tab {tab} holds {token}: {is_held}, but was told of the loss: {told}"
+                    )
                 });
             }
+        }
+    }
+
+    /// G5: a tab that runs, with a store that works, keeps what it holds, also if it is hidden. What had been
+    /// disturbed is made up for within a lease; a lease may have been asked for a lease ago. A hidden tab may
+    /// have got one of the usual length, before it was heard that it is hidden.
+    fn check_staying_power(&mut self, tab: usize, since: u64, lost: LeaseLost) {
+        let this = &self.tabs[tab];
+        let calm = self.wire.trouble_until.max(self.weather.calm_from);
+        let calm = calm.max(this.at_work_since());
+        let lease = this.longest_lease();
+        let settled = if since < calm + lease {
+            calm.max(since) + lease
+        } else if this.lateness(calm) > 0 {
+            since.max(this.page.turned_at) + u64::from(this.config.lease_ms)
+        } else {
+            since
+        };
+        if lost.token >= self.usurped.0 && settled < self.now {
+            self.fail(|| format!("G5: tab {tab} has lost what it had since {since} ms: {lost}"));
+        }
+    }
+
+    /// A lease is lost once, for one reason, whomever it tells.
+    pub fn note_reason(&mut self, tab: usize, object: u64, lost: LeaseLost) {
+        let reason = lost.reason;
+        self.log(|| format!("tab {tab} has LOST token {}: {reason}", short(lost.token)));
+        let first = *self.reasons.entry((object, lost.token)).or_insert(reason);
+        if first != reason {
+            self.fail(|| format!("G4: tab {tab} has lost a lease as {first}, and as {reason}"));
         }
     }
 
@@ -734,6 +851,7 @@ impl State {
             self.unused_since = self.unused_since.or(Some(self.now));
         }
         self.check_notice(tab);
+        self.check_turned(tab);
         self.check_exclusion();
         self.check_progress();
     }
@@ -747,6 +865,9 @@ impl State {
     /// meanwhile that the lock goes on. A few ms are for the way to the store and back. One that was twice
     /// answered too late, because of the store or because it was frozen, first makes a pause of the former
     /// kind.
+    ///
+    /// Each turn of a hidden tab may be late: before a look, before its answer is heard, and before that of
+    /// the take that follows it. Of a suspended tab nothing is due, until it goes on.
     fn check_progress(&mut self) {
         const MAX_BACKOFF: u64 = tab_lease::MAX_BACKOFF_MS as u64;
         if self.waiting.is_empty() || self.now < self.weather.calm_from {
@@ -760,20 +881,21 @@ impl State {
         };
         let look = 2 * (self.longest_lease / pace * (queue + 1)).min(MAX_BACKOFF) + WAY_MS;
         let calm = self.wire.trouble_until.max(self.weather.calm_from) + MAX_BACKOFF;
+        let late = |tab: &TabState, since: u64| 6 * tab.lateness(since);
         let (since, bound) = match self.wire.free_since {
             Some(free) => (free, look),
             None => (self.wire.granted_at, self.wire.len + look),
         };
-        let lapse = self.longest_lease + look;
-        let unused = self.longest_beat + lapse * (queue + 1);
+        let lapse = self.longest_lease + look + 6 * self.lateness;
+        let unused = self.longest_beat + self.lateness + lapse * (queue + 1);
         let unused_since = self.unused_since.unwrap_or(self.now);
         let stuck = self.waiting.values().find(|(tab, from)| {
             let tab = &self.tabs[*tab];
-            let awake = tab.freezes.last().map_or(0, |(_, to)| *to + MAX_BACKOFF);
-            let start = calm.max(*from).max(awake);
-            let overdue =
-                since.max(start) + bound < self.now || unused_since.max(start) + unused < self.now;
-            !tab.frozen && overdue
+            let start = calm.max(*from).max(tab.at_work_since() + MAX_BACKOFF);
+            let renewed = since.max(start);
+            let overdue = renewed + bound + late(tab, renewed) < self.now
+                || unused_since.max(start) + unused < self.now;
+            !tab.frozen && !tab.page.suspended && overdue
         });
         if let Some(&(tab, from)) = stuck {
             self.fail(|| {
@@ -798,7 +920,8 @@ impl State {
             let (Some((place, _)), None) = (mine.next(), mine.next()) else {
                 return false;
             };
-            if place == 0 || this.frozen || this.quit_lost || !this.beacon {
+            let stopped = this.frozen || this.page.suspended;
+            if place == 0 || stopped || this.quit_lost || !this.beacon {
                 return false;
             }
             let before = self.wire.involved[..place].iter();
@@ -810,9 +933,9 @@ impl State {
                 return false;
             };
             let out_at = out_at.into_iter().max().unwrap_or_default();
-            let awake = this.freezes.last().map_or(0, |(_, to)| *to);
-            let seen_at = known_from.max(*from).max(awake) + look;
-            out_at.max(seen_at) + SOON_MS < self.now
+            let seen_from = known_from.max(*from).max(this.at_work_since());
+            let late = 6 * this.lateness(seen_from.min(out_at));
+            out_at.max(seen_from + look) + SOON_MS + late < self.now
         });
         if let Some(&(tab, from)) = stuck {
             self.fail(|| format!("G3: tab {tab} waits since {from} ms, for the dead"));

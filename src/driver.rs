@@ -39,7 +39,7 @@ use crate::liveness::Liveness;
 use crate::message::Message;
 use crate::mutex::{Mutex, MutexGuard};
 use crate::participant::{Now, Past};
-use crate::platform::{self, Clock, Job, Spawner};
+use crate::platform::{self, Clock, Job, Sequence, Spawner};
 use crate::rules::{Command, Fence};
 use crate::store::BackingStore;
 use crate::time::Duration;
@@ -63,6 +63,8 @@ pub(crate) struct Driver<S: BackingStore> {
     tab: String,
     pub(crate) clock: Clock,
     core: Mutex<Core<S::Error>>,
+    /// What goes to the store.
+    sends: Sequence,
     this: Weak<Self>,
 }
 
@@ -167,6 +169,7 @@ impl<S: BackingStore> Driver<S> {
                 beacon_settled: false,
                 fresh_epoch: platform::random(),
             }),
+            sends: Sequence::default(),
             this: Weak::clone(this),
         });
         let this = Arc::downgrade(&driver);

@@ -17,6 +17,7 @@ use browser as sys;
 #[cfg(not(target_arch = "wasm32"))]
 use native as sys;
 
+pub(crate) use sys::Sequence;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use sys::rest;
 #[cfg(target_arch = "wasm32")]

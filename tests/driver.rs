@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -712,5 +713,46 @@ async fn many_threads_share_one_driver() {
             .await
             .expect("all get their turn")
             .unwrap();
+    }
+}
+
+/// A store that remembers what reached it, in that order.
+#[derive(Clone, Default)]
+struct Order(Arc<Mutex<Vec<Command>>>, MemoryStore);
+
+#[async_trait]
+impl BackingStore for Order {
+    type Error = Infallible;
+
+    async fn apply(&self, key: &str, command: Command) -> Result<Outcome, Infallible> {
+        self.0.lock().unwrap().push(command.clone());
+        self.1.apply(key, command).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_decided_first_reaches_the_store_first_however_many_threads_there_are() {
+    let store = Order::default();
+    let lock = CrossProcessStoreLock::new(store.clone(), "order", "here");
+    let _held = lock.apart().acquire(None).await.unwrap();
+    let quits = || {
+        let sent = store.0.lock().unwrap();
+        let quits = sent
+            .iter()
+            .filter(|sent| matches!(sent, Command::Quit { .. }));
+        quits.count()
+    };
+    for n in 1..=500 {
+        // A take, and at once the quit of a caller that waits no longer.
+        assert!(!is_ready(lock.apart().acquire(None)).await);
+        until("both were sent", || quits() >= n).await;
+    }
+    let mut taken = HashSet::new();
+    for command in &*store.0.lock().unwrap() {
+        match command {
+            Command::Take(take) => _ = taken.insert(take.who.request),
+            Command::Quit { who } => assert!(taken.contains(&who.request), "a quit came first"),
+            _ => {}
+        }
     }
 }

@@ -87,7 +87,8 @@ impl<S: BackingStore> Driver<S> {
             core.renewing += usize::from(renews);
             core.claiming += usize::from(claims);
         }
-        spawner.spawn(async move {
+        // What was decided first reaches the store first.
+        self.sends.start(&spawner, async move {
             let commands = batch.iter();
             let commands = commands.map(|parcel| (parcel.key.clone(), parcel.command.clone()));
             let commands: Vec<_> = commands.collect();

@@ -41,6 +41,17 @@ impl Spawner {
     }
 }
 
+/// Tasks that take their first steps in the order in which they were started: here all do.
+#[derive(Default)]
+pub struct Sequence(());
+
+impl Sequence {
+    /// Starts a task of its own.
+    pub fn start(&self, spawner: &Spawner, task: impl Future<Output = ()> + MaybeSend + 'static) {
+        spawner.spawn(task);
+    }
+}
+
 /// Resolves after `duration`, rounded up to whole ms, or after 24 days if that is less. Dropping the future
 /// clears the timer.
 pub async fn sleep(duration: time::Duration) {

@@ -1,8 +1,13 @@
 //! Natively: tokio.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::mutex::Mutex;
 
 /// A future of any kind.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -29,6 +34,57 @@ impl Spawner {
     /// Starts a task of its own.
     pub fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
         drop(self.0.spawn(task));
+    }
+}
+
+/// Tasks that take their first steps in the order in which they were started, however many threads there
+/// are. (The runtime only starts them in that order.)
+#[derive(Default)]
+pub struct Sequence(Arc<Mutex<Steps>>);
+
+#[derive(Default)]
+struct Steps {
+    due: VecDeque<BoxFuture<()>>,
+    /// One is being taken, on another thread or further up the stack.
+    at_it: bool,
+}
+
+impl Sequence {
+    /// Starts a task of its own.
+    pub fn start(&self, spawner: &Spawner, task: impl Future<Output = ()> + MaybeSend + 'static) {
+        self.0.lock().due.push_back(Box::pin(task));
+        let (steps, spawner) = (Arc::clone(&self.0), spawner.clone());
+        spawner.clone().spawn(async move {
+            while let Some(mut task) = Step::next(&steps) {
+                let mut nobody = Context::from_waker(Waker::noop());
+                if task.1.as_mut().poll(&mut nobody).is_pending() {
+                    // Its second step is taken there, by a waker that wakes it.
+                    spawner.spawn(std::mem::replace(&mut task.1, Box::pin(async {})));
+                }
+            }
+        });
+    }
+}
+
+/// The first step of a task. Dropping it lets the next one be taken, also if the task panics.
+struct Step<'a>(&'a Mutex<Steps>, BoxFuture<()>);
+
+impl<'a> Step<'a> {
+    fn next(steps: &'a Mutex<Steps>) -> Option<Self> {
+        let mut state = steps.lock();
+        if state.at_it {
+            // It is taken there.
+            return None;
+        }
+        let task = state.due.pop_front()?;
+        state.at_it = true;
+        Some(Self(steps, task))
+    }
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.0.lock().at_it = false;
     }
 }
 

@@ -1867,6 +1867,14 @@ fn a_take_that_found_a_later_lease_is_a_loss() {
     assert_eq!(tab.due(ms(110)), None);
 }
 
+/// After a deletion tokens may repeat.
+#[test]
+fn a_take_that_found_the_same_token_in_another_record_is_a_loss() {
+    let (mut tab, take) = started_with_a_take_under_way();
+    let taken = tab.answer(&take, ms(110), &held_after(2, 21, None));
+    assert_eq!(taken, Taken::Lost(quit(1)));
+}
+
 #[test]
 fn a_take_that_was_told_to_wait_says_nothing_of_the_lease_that_has_started() {
     let (mut tab, take) = started_with_a_take_under_way();

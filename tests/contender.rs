@@ -679,6 +679,29 @@ fn a_lock_object_that_is_gone_does_not_linger_and_is_over_when_the_store_knows()
 }
 
 #[test]
+fn a_lock_object_that_is_gone_is_not_over_before_its_guards_are() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let lease = tab.hold(&mut record);
+    assert!(tab.feed(Event::Abandoned).is_empty());
+    assert!(!tab.contender.is_over());
+    let quit = tab.feed(Event::GuardDropped(lease));
+    tab.answer(&mut record, only_send(&quit));
+    assert!(tab.contender.is_over());
+}
+
+#[test]
+fn a_lock_object_that_is_gone_is_not_over_before_what_it_handed_on_is_written_down() {
+    let (mut one, lease, .., mut record) = handing_over();
+    one.feed(Event::Abandoned);
+    one.feed(Event::GuardDropped(lease));
+    assert!(!one.contender.is_over(), "the receiver may not claim it");
+    let pass = one.wait_for(Timer::Pass, 10);
+    assert!(!one.contender.is_over());
+    one.answer(&mut record, only_send(&pass));
+    assert!(one.contender.is_over());
+}
+
+#[test]
 fn dirty_is_told_until_a_caller_has_heard_it() {
     for told in [false, true] {
         let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
@@ -790,6 +813,65 @@ fn a_lease_is_not_given_up_before_its_claim_is_answered() {
     assert!(two.feed(Event::Abandoned).is_empty());
     let actions = two.answer(&mut record, only_send(&claim));
     assert!(is_quit(&only_send(&actions)));
+}
+
+/// Nobody could say when the lease will be let go of.
+#[test]
+fn who_tries_for_an_unclaimed_lease_that_somebody_waits_for_is_answered_at_once() {
+    let (mut one, lease, mut two, ..) = handing_over();
+    let granted = grant(&one.feed(Event::GuardDropped(lease)));
+    let begun = lease_of(&two.feed(Event::Heard(Message::Grant(granted.clone()))));
+    two.feed(Event::GuardDropped(begun));
+    let tries = Want {
+        epoch: granted.epoch,
+        token: granted.token,
+        who: Requester {
+            tab: "three".to_owned(),
+            request: 9,
+        },
+        len: 500,
+        at: 0,
+        queued: false,
+    };
+    let waits = Want {
+        queued: true,
+        ..tries.clone()
+    };
+    assert!(two.feed(Event::Heard(Message::Want(waits))).is_empty());
+    let actions = two.feed(Event::Heard(Message::Want(tries.clone())));
+    let (to, free) = (tries.who, false);
+    assert_eq!(actions, [Action::Post(Message::Reply { to, free })]);
+}
+
+#[test]
+fn a_holder_whose_next_one_has_left_asks_the_store_at_once_who_is_next_now() {
+    let (mut one, _, mut two, call, mut record) = handing_over();
+    let left = Requester {
+        tab: "two".to_owned(),
+        request: two.contender.participant().request().expect("it waits"),
+    };
+    let gone = Event::Heard(Message::Gone(left));
+    one.feed(gone.clone());
+    let renewal = only_send(&one.wait_for(Timer::Beat, 0));
+    let quit = two.feed(Event::Leave(call));
+    two.answer(&mut record, only_send(&quit));
+    one.answer(&mut record, renewal);
+    one.feed(gone);
+    one.wait_for(Timer::Beat, 50);
+}
+
+#[test]
+fn a_waiter_asks_when_somebody_before_it_has_left_and_for_nobody_else() {
+    let (_, lease, _, _, mut record) = handing_over();
+    let mut three = Tab::new("three", SPEAKING);
+    three.wait(&mut record);
+    let gone = |tab: &str, request| {
+        let tab = tab.to_owned();
+        Event::Heard(Message::Gone(Requester { tab, request }))
+    };
+    assert!(three.feed(gone("four", 1)).is_empty());
+    let actions = three.feed(gone("one", lease.0));
+    assert_eq!(sends(&actions).len(), 1, "perhaps it held");
 }
 
 #[test]
@@ -1054,6 +1136,26 @@ fn what_was_answered_before_the_store_was_closed_begins_no_lease() {
     let mut record = None;
     let actions = tab.answer(&mut record, anew);
     assert!(matches!(settled(&actions)[..], [(of, End::Held { .. })] if of == call));
+}
+
+#[test]
+fn whoever_waits_when_the_store_is_closed_asks_anew_at_once() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), held_by_another());
+    let (_, actions) = tab.acquire();
+    let before = only_send(&actions);
+    tab.answer(&mut record, before.clone());
+    let take = take(&tab.feed(Event::Closing));
+    assert_ne!(take.who, held_by(&before.1));
+    assert_eq!(take.ended, [held_by(&before.1).request]);
+}
+
+#[test]
+fn a_take_that_fails_after_the_store_was_closed_ends_no_call() {
+    let mut tab = Tab::new("a", SPEAKING);
+    let (_, actions) = tab.acquire();
+    let before = only_send(&actions);
+    tab.feed(Event::Closing);
+    assert!(tab.fail(before).is_empty());
 }
 
 fn held_by(command: &Command) -> Requester {

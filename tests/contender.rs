@@ -329,6 +329,46 @@ fn a_waiter_looks_at_the_lease_as_closely_as_it_takes() {
 }
 
 #[test]
+fn no_pause_of_a_waiter_is_longer_than_the_longest() {
+    let config = Config {
+        max_backoff_ms: 20,
+        ..Config::default()
+    };
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.contender = Contender::new("a".to_owned(), &config, ALONE, ms(2));
+    tab.wait(&mut record);
+    for pause in [10, 20, 20, 20] {
+        let actions = tab.wait_for(Timer::Look, pause);
+        tab.answer(&mut record, only_send(&actions));
+    }
+}
+
+#[test]
+fn one_that_spins_counts_its_own_pauses_whoever_looks_meanwhile() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.wait(&mut record);
+    let (spins, actions) = tab.call(Patience::Spin { longest_ms: 40 });
+    let actions = tab.answer(&mut record, only_send(&actions));
+    assert!(settled(&actions).is_empty());
+    for pause in [10, 20, 25] {
+        let actions = tab.wait_for(Timer::Look, pause);
+        let actions = tab.answer(&mut record, only_send(&actions));
+        assert!(settled(&actions).is_empty());
+    }
+    let actions = tab.wait_for(Timer::Look, 15);
+    let actions = tab.answer(&mut record, only_send(&actions));
+    assert_eq!(settled(&actions), [(spins, End::TimedOut)]);
+}
+
+#[test]
+fn a_pause_that_ended_long_ago_is_over() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.wait(&mut record);
+    tab.pass_time(100);
+    assert!(matches!(tab.fire(Timer::Look)[..], [Action::Look { .. }]));
+}
+
+#[test]
 fn a_waiter_takes_over_when_the_lease_has_stood_still_for_its_length() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
     tab.wait(&mut record);
@@ -872,6 +912,55 @@ fn a_waiter_asks_when_somebody_before_it_has_left_and_for_nobody_else() {
     assert!(three.feed(gone("four", 1)).is_empty());
     let actions = three.feed(gone("one", lease.0));
     assert_eq!(sends(&actions).len(), 1, "perhaps it held");
+}
+
+/// One that waits behind another, with the message by which the holder hands on to that.
+fn behind_two() -> (Tab, Grant, Option<Record>) {
+    let (mut one, lease, _, _, mut record) = handing_over();
+    let mut three = Tab::new("three", SPEAKING);
+    three.now = one.now;
+    three.wait(&mut record);
+    (three, grant(&one.feed(Event::GuardDropped(lease))), record)
+}
+
+#[test]
+fn a_waiter_that_heard_the_lock_go_on_does_not_look_at_the_end_of_its_pause() {
+    let (mut three, granted, _) = behind_two();
+    three.pass_time(9);
+    assert!(three.feed(Event::Heard(Message::Grant(granted))).is_empty());
+    assert!(three.wait_for(Timer::Look, 1).is_empty());
+    let actions = three.wait_for(Timer::Look, 10);
+    assert!(take(&actions).join, "in that pause nothing was heard");
+}
+
+#[test]
+fn whoever_is_next_by_what_it_hears_looks_soon_and_no_later_than_it_would_have() {
+    for (rested, looks_in) in [(5, 25), (155, 5)] {
+        let (mut three, granted, mut record) = behind_two();
+        for pause in [10, 20, 40, 80] {
+            let actions = three.wait_for(Timer::Look, pause);
+            three.answer(&mut record, only_send(&actions));
+        }
+        three.pass_time(rested);
+        let left = three.contender.due_at(Timer::Look).expect("it rests") - three.now;
+        assert_eq!(left, ms(160 - rested));
+        three.feed(Event::Heard(Message::Grant(granted)));
+        let left = three.contender.due_at(Timer::Look).expect("it rests") - three.now;
+        assert_eq!(left, ms(looks_in));
+    }
+}
+
+#[test]
+fn what_is_heard_by_one_that_is_further_behind_does_not_hasten_it() {
+    let (_, granted, mut record) = behind_two();
+    let mut four = Tab::new("four", SPEAKING);
+    four.wait(&mut record);
+    for pause in [10, 20, 40, 80] {
+        let actions = four.wait_for(Timer::Look, pause);
+        four.answer(&mut record, only_send(&actions));
+    }
+    four.feed(Event::Heard(Message::Grant(granted)));
+    four.wait_for(Timer::Look, 160);
 }
 
 #[test]

@@ -682,6 +682,39 @@ fn a_release_that_the_store_never_answers_ends_when_the_lease_would_have() {
 }
 
 #[test]
+fn a_guard_that_another_has_made_keeps_the_lease_as_well() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), None);
+    let lease = tab.hold(&mut record);
+    assert!(tab.feed(Event::Shared(lease)).is_empty());
+    assert!(tab.feed(Event::GuardDropped(lease)).is_empty());
+    assert!(is_quit(&only_send(&tab.feed(Event::GuardDropped(lease)))));
+}
+
+#[test]
+fn a_long_lease_is_renewed_at_once_when_somebody_wants_it() {
+    let around = Around {
+        speaks: true,
+        ..SHINING
+    };
+    let (mut tab, mut record) = (Tab::new("a", around), None);
+    tab.lit = true;
+    tab.hold(&mut record);
+    for _ in 0..20 {
+        tab.now = tab.contender.due().expect("it renews").0;
+        let actions = tab.fire(Timer::Beat);
+        tab.answer(&mut record, only_send(&actions));
+    }
+    tab.pass_time(1);
+    let (_, actions) = Tab::new("b", SPEAKING).wait(&mut record);
+    tab.feed(Event::Heard(posts(&actions).remove(0)));
+    let actions = tab.wait_for(Timer::Beat, 0);
+    assert!(matches!(
+        only_send(&actions).1,
+        Command::Renew { len: 500, .. }
+    ));
+}
+
+#[test]
 fn a_guard_of_an_earlier_lease_counts_for_nothing() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), None);
     let first = tab.hold(&mut record);
@@ -762,6 +795,21 @@ fn dirty_is_told_until_a_caller_has_heard_it() {
         };
         assert_eq!(dirty, !told);
     }
+}
+
+#[test]
+fn whoever_shares_a_lease_with_one_that_was_told_so_is_told_that_it_is_dirty() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let mut other = Tab::new("other", ALONE);
+    let lease = other.hold(&mut record);
+    let quit = other.feed(Event::GuardDropped(lease));
+    other.answer(&mut record, only_send(&quit));
+    tab.hold(&mut record);
+    let (call, actions) = tab.acquire();
+    assert!(matches!(
+        settled(&actions)[..],
+        [(of, End::Held { dirty: true, .. })] if of == call
+    ));
 }
 
 // ---- Handing over -----------------------------------------------------------------------------
@@ -992,7 +1040,7 @@ fn a_call_that_was_held_back_for_long_enough_shares() {
 #[test]
 fn every_loss_has_one_reason_whoever_finds_it() {
     type Way = fn(&mut Tab, &mut Option<Record>, LeaseId) -> Vec<Action>;
-    let ways: [(Way, LossReason); 9] = [
+    let ways: [(Way, LossReason); 11] = [
         (
             // This page was stopped.
             |tab, _, _| {
@@ -1036,6 +1084,23 @@ fn every_loss_has_one_reason_whoever_finds_it() {
                 tab.wait_for(Timer::Expiry, 448)
             },
             LossReason::StoreFailed,
+        ),
+        (
+            // It is not known to have failed, if this page has not asked it …
+            |tab, _, _| {
+                tab.pass_time(510);
+                tab.fire(Timer::Expiry)
+            },
+            LossReason::Expired,
+        ),
+        (
+            // … or has not been there to hear it for a beat.
+            |tab, _, _| {
+                tab.wait_for(Timer::Beat, 50);
+                tab.pass_time(448 + 50);
+                tab.fire(Timer::Expiry)
+            },
+            LossReason::Expired,
         ),
         (
             |tab, record, _| {

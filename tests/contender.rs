@@ -657,6 +657,47 @@ fn beats_of_several_locks_may_go_together() {
 }
 
 #[test]
+fn a_lease_that_is_renewed_seldom_may_be_a_quarter_of_its_pause_early() {
+    let (mut tab, mut record) = (Tab::new("a", SHINING), None);
+    tab.lit = true;
+    tab.hold(&mut record);
+    let beat = |tab: &Tab| tab.contender.due_at(Timer::Beat).expect("it renews");
+    for _ in 0..20 {
+        tab.now = beat(&tab);
+        let actions = tab.fire(Timer::Beat);
+        tab.answer(&mut record, only_send(&actions));
+    }
+    let early = (beat(&tab) - tab.now) / 4;
+    assert!(early > ms(400));
+    assert!(tab.contender.may_beat(beat(&tab) - early));
+    assert!(!tab.contender.may_beat(beat(&tab) - early - ms(1)));
+}
+
+#[test]
+fn calls_that_wait_may_look_a_beat_early_but_none_that_spins() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    assert!(!tab.contender.may_look(tab.now), "nobody rests");
+    tab.wait(&mut record);
+    for pause in [10, 20, 25] {
+        let actions = tab.wait_for(Timer::Look, pause);
+        tab.answer(&mut record, only_send(&actions));
+    }
+    let look = tab.contender.due_at(Timer::Look).expect("it rests");
+    assert!(tab.contender.may_look(look - ms(50)));
+    assert!(!tab.contender.may_look(look - ms(51)));
+    tab.call(Patience::Spin { longest_ms: 40 });
+    assert!(!tab.contender.may_look(look));
+}
+
+#[test]
+fn who_holds_does_not_look_for_a_call_that_is_held_back() {
+    let (mut one, ..) = handing_over();
+    one.acquire();
+    let look = one.contender.due_at(Timer::Look).expect("it is held back");
+    assert!(!one.contender.may_look(look));
+}
+
+#[test]
 fn a_lease_that_nobody_can_be_told_of_is_given_up_with_its_last_guard() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), None);
     let lease = tab.hold(&mut record);
@@ -669,6 +710,15 @@ fn a_lease_that_nobody_can_be_told_of_is_given_up_with_its_last_guard() {
     assert!(is_quit(&only_send(&actions)) && !released(&actions));
     let actions = tab.answer(&mut record, only_send(&actions));
     assert_eq!(actions, [Action::Released(lease)]);
+}
+
+#[test]
+fn a_lease_has_expired_from_the_end_of_what_may_be_believed() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), None);
+    assert!(!tab.contender.has_expired(tab.now), "there is none");
+    tab.hold(&mut record);
+    assert!(!tab.contender.has_expired(tab.now + ms(497)));
+    assert!(tab.contender.has_expired(tab.now + ms(498)));
 }
 
 #[test]
@@ -888,6 +938,17 @@ fn a_pass_is_written_unless_the_receiver_is_heard_of() {
     }
 }
 
+#[test]
+fn one_pass_at_a_time_is_on_its_way_and_none_while_the_page_is_suspended() {
+    let (mut one, lease, ..) = handing_over();
+    one.feed(Event::GuardDropped(lease));
+    one.feed(Event::Suspended(true));
+    assert_eq!(one.contender.due_at(Timer::Pass), None);
+    one.feed(Event::Suspended(false));
+    one.wait_for(Timer::Pass, 10);
+    assert_eq!(one.contender.due_at(Timer::Pass), None);
+}
+
 /// The one release rule: neither a linger that is over, nor a try, nor the end of the lock object lets an
 /// unclaimed lease go.
 #[test]
@@ -1040,7 +1101,7 @@ fn a_call_that_was_held_back_for_long_enough_shares() {
 #[test]
 fn every_loss_has_one_reason_whoever_finds_it() {
     type Way = fn(&mut Tab, &mut Option<Record>, LeaseId) -> Vec<Action>;
-    let ways: [(Way, LossReason); 11] = [
+    let ways: [(Way, LossReason); 9] = [
         (
             // This page was stopped.
             |tab, _, _| {
@@ -1086,23 +1147,6 @@ fn every_loss_has_one_reason_whoever_finds_it() {
             LossReason::StoreFailed,
         ),
         (
-            // It is not known to have failed, if this page has not asked it …
-            |tab, _, _| {
-                tab.pass_time(510);
-                tab.fire(Timer::Expiry)
-            },
-            LossReason::Expired,
-        ),
-        (
-            // … or has not been there to hear it for a beat.
-            |tab, _, _| {
-                tab.wait_for(Timer::Beat, 50);
-                tab.pass_time(448 + 50);
-                tab.fire(Timer::Expiry)
-            },
-            LossReason::Expired,
-        ),
-        (
             |tab, record, _| {
                 let actions = tab.wait_for(Timer::Beat, 50);
                 *record = None;
@@ -1137,6 +1181,26 @@ fn every_loss_has_one_reason_whoever_finds_it() {
             assert_eq!(losses(&tab.feed(event)), [], "way {number}");
         }
         assert!(tab.fence(lease).0.is_none());
+    }
+}
+
+#[test]
+fn a_lease_that_ran_out_is_blamed_on_the_store_only_if_it_was_asked_and_there_was_time_to_hear_it()
+{
+    // Until when the page was stopped, in ms after the end of the lease.
+    let ways = [
+        (false, 1, LossReason::Expired),
+        (true, 49, LossReason::StoreFailed),
+        (true, 50, LossReason::Expired),
+    ];
+    for (asked, after, reason) in ways {
+        let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+        tab.hold(&mut record);
+        if asked {
+            tab.wait_for(Timer::Beat, 50);
+        }
+        tab.now = tab.contender.good_until().expect("it holds") + ms(after);
+        assert_eq!(losses(&tab.fire(Timer::Expiry)), [reason]);
     }
 }
 
@@ -1423,6 +1487,27 @@ fn a_place_is_free_when_the_claim_is_sent() {
     assert_eq!(two.contender.standing(), Standing::default());
     two.answer(&mut record, only_send(&claim));
     assert_eq!(two.contender.standing(), Standing::default());
+}
+
+#[test]
+fn whoever_asks_or_holds_or_is_leaving_hears_and_is_engaged() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let hears = |tab: &Tab| (tab.contender.hears(), tab.contender.is_engaged());
+    assert_eq!(hears(&tab), (false, false), "idle");
+    let (_, actions) = tab.acquire();
+    assert_eq!(hears(&tab), (true, true), "it asks");
+    let actions = tab.answer(&mut record, only_send(&actions));
+    let lease = lease_of(&actions);
+    assert_eq!(hears(&tab), (true, true), "it holds");
+    tab.feed(Event::GuardDropped(lease));
+    let quit = tab.fire(Timer::Linger);
+    assert_eq!(hears(&tab), (true, true), "its quit is on its way");
+    tab.answer(&mut record, only_send(&quit));
+    assert_eq!(hears(&tab), (false, false), "the store knows");
+    // A take whose request has ended is still on its way.
+    tab.acquire();
+    tab.feed(Event::Suspended(true));
+    assert_eq!(hears(&tab), (false, true));
 }
 
 // ---- Looks ------------------------------------------------------------------------------------

@@ -625,7 +625,7 @@ fn the_token_of_a_free_lock_keeps_up_with_the_clock_and_no_other_does() {
     let late = |proof| Take {
         fresh: Fresh {
             epoch: 43,
-            token: 3 * STEP + 17,
+            token: 4 * STEP - 1,
         },
         ..Take {
             proof,

@@ -27,6 +27,8 @@ struct Tab {
     /// Looks that have not been answered.
     looks: Vec<SendId>,
     may_queue: bool,
+    /// How often it was woken for what was due next.
+    turns: u32,
 }
 
 const ALONE: Around = Around {
@@ -56,6 +58,7 @@ impl Tab {
             calls: 0,
             looks: Vec::new(),
             may_queue: true,
+            turns: 0,
         }
     }
 
@@ -112,6 +115,15 @@ impl Tab {
         assert_eq!((due.0 - self.now, due.1), (ms(after), timer));
         self.now = due.0;
         self.fire(timer)
+    }
+
+    /// Goes on to what is due next.
+    fn go_on(&mut self) -> (Timer, Vec<Action>) {
+        self.turns += 1;
+        assert!(self.turns < 1000, "it is woken again and again");
+        let (at, timer) = self.contender.due().expect("something is due");
+        self.now = at;
+        (timer, self.fire(timer))
     }
 
     fn pass_time(&mut self, time: u64) {
@@ -374,9 +386,7 @@ fn a_waiter_takes_over_when_the_lease_has_stood_still_for_its_length() {
     tab.wait(&mut record);
     let since = tab.now;
     loop {
-        let (at, timer) = tab.contender.due().expect("it looks again");
-        tab.now = at;
-        let actions = tab.fire(timer);
+        let (_, actions) = tab.go_on();
         let proof = take(&actions).proof;
         let actions = tab.answer(&mut record, only_send(&actions));
         if matches!(proof, Proof::Unchanged(_)) {
@@ -402,9 +412,8 @@ fn looks_of_many_calls_are_one() {
         }
     }
     let (end, mut takes) = (tab.now + ms(400), 0);
-    while let Some((at, timer)) = tab.contender.due().filter(|(at, _)| *at < end) {
-        tab.now = at;
-        for sent in sends(&tab.fire(timer)) {
+    while tab.contender.due().is_some_and(|(at, _)| at < end) {
+        for sent in sends(&tab.go_on().1) {
             takes += 1;
             tab.answer(&mut record, sent);
         }
@@ -663,8 +672,7 @@ fn a_lease_that_is_renewed_seldom_may_be_a_quarter_of_its_pause_early() {
     tab.hold(&mut record);
     let beat = |tab: &Tab| tab.contender.due_at(Timer::Beat).expect("it renews");
     for _ in 0..20 {
-        tab.now = beat(&tab);
-        let actions = tab.fire(Timer::Beat);
+        let (_, actions) = tab.go_on();
         tab.answer(&mut record, only_send(&actions));
     }
     let early = (beat(&tab) - tab.now) / 4;
@@ -750,8 +758,7 @@ fn a_long_lease_is_renewed_at_once_when_somebody_wants_it() {
     tab.lit = true;
     tab.hold(&mut record);
     for _ in 0..20 {
-        tab.now = tab.contender.due().expect("it renews").0;
-        let actions = tab.fire(Timer::Beat);
+        let (_, actions) = tab.go_on();
         tab.answer(&mut record, only_send(&actions));
     }
     tab.pass_time(1);
@@ -1564,11 +1571,9 @@ fn a_lease_that_the_same_request_waits_for_is_renewed_less_than_twice_a_second()
         tab.feed(Event::Heard(posts(&actions).remove(0)));
         let mut beats = Vec::new();
         while beats.len() < 60 {
-            let (at, timer) = tab.contender.due().expect("it renews");
-            tab.now = at;
-            let actions = tab.fire(timer);
+            let (timer, actions) = tab.go_on();
             if timer == Timer::Beat {
-                beats.push(at);
+                beats.push(tab.now);
                 tab.answer(&mut record, only_send(&actions));
             }
         }

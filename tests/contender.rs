@@ -1515,6 +1515,9 @@ fn whoever_asks_or_holds_or_is_leaving_hears_and_is_engaged() {
     tab.acquire();
     tab.feed(Event::Suspended(true));
     assert_eq!(hears(&tab), (false, true));
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), held_by_another());
+    tab.wait(&mut record);
+    assert_eq!(hears(&tab), (true, true), "it rests");
 }
 
 // ---- Looks ------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ struct Tab {
     /// Looks that have not been answered.
     looks: Vec<SendId>,
     may_queue: bool,
+    /// How often it was woken for what was due next.
+    turns: u32,
 }
 
 const ALONE: Around = Around {
@@ -56,6 +58,7 @@ impl Tab {
             calls: 0,
             looks: Vec::new(),
             may_queue: true,
+            turns: 0,
         }
     }
 
@@ -112,6 +115,15 @@ impl Tab {
         assert_eq!((due.0 - self.now, due.1), (ms(after), timer));
         self.now = due.0;
         self.fire(timer)
+    }
+
+    /// Goes on to what is due next.
+    fn go_on(&mut self) -> (Timer, Vec<Action>) {
+        self.turns += 1;
+        assert!(self.turns < 1000, "it is woken again and again");
+        let (at, timer) = self.contender.due().expect("something is due");
+        self.now = at;
+        (timer, self.fire(timer))
     }
 
     fn pass_time(&mut self, time: u64) {
@@ -329,14 +341,52 @@ fn a_waiter_looks_at_the_lease_as_closely_as_it_takes() {
 }
 
 #[test]
+fn no_pause_of_a_waiter_is_longer_than_the_longest() {
+    let config = Config {
+        max_backoff_ms: 20,
+        ..Config::default()
+    };
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.contender = Contender::new("a".to_owned(), &config, ALONE, ms(2));
+    tab.wait(&mut record);
+    for pause in [10, 20, 20, 20] {
+        let actions = tab.wait_for(Timer::Look, pause);
+        tab.answer(&mut record, only_send(&actions));
+    }
+}
+
+#[test]
+fn one_that_spins_counts_its_own_pauses_whoever_looks_meanwhile() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.wait(&mut record);
+    let (spins, actions) = tab.call(Patience::Spin { longest_ms: 40 });
+    let actions = tab.answer(&mut record, only_send(&actions));
+    assert!(settled(&actions).is_empty());
+    for pause in [10, 20, 25] {
+        let actions = tab.wait_for(Timer::Look, pause);
+        let actions = tab.answer(&mut record, only_send(&actions));
+        assert!(settled(&actions).is_empty());
+    }
+    let actions = tab.wait_for(Timer::Look, 15);
+    let actions = tab.answer(&mut record, only_send(&actions));
+    assert_eq!(settled(&actions), [(spins, End::TimedOut)]);
+}
+
+#[test]
+fn a_pause_that_ended_long_ago_is_over() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    tab.wait(&mut record);
+    tab.pass_time(100);
+    assert!(matches!(tab.fire(Timer::Look)[..], [Action::Look { .. }]));
+}
+
+#[test]
 fn a_waiter_takes_over_when_the_lease_has_stood_still_for_its_length() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
     tab.wait(&mut record);
     let since = tab.now;
     loop {
-        let (at, timer) = tab.contender.due().expect("it looks again");
-        tab.now = at;
-        let actions = tab.fire(timer);
+        let (_, actions) = tab.go_on();
         let proof = take(&actions).proof;
         let actions = tab.answer(&mut record, only_send(&actions));
         if matches!(proof, Proof::Unchanged(_)) {
@@ -362,9 +412,8 @@ fn looks_of_many_calls_are_one() {
         }
     }
     let (end, mut takes) = (tab.now + ms(400), 0);
-    while let Some((at, timer)) = tab.contender.due().filter(|(at, _)| *at < end) {
-        tab.now = at;
-        for sent in sends(&tab.fire(timer)) {
+    while tab.contender.due().is_some_and(|(at, _)| at < end) {
+        for sent in sends(&tab.go_on().1) {
             takes += 1;
             tab.answer(&mut record, sent);
         }
@@ -617,6 +666,46 @@ fn beats_of_several_locks_may_go_together() {
 }
 
 #[test]
+fn a_lease_that_is_renewed_seldom_may_be_a_quarter_of_its_pause_early() {
+    let (mut tab, mut record) = (Tab::new("a", SHINING), None);
+    tab.lit = true;
+    tab.hold(&mut record);
+    let beat = |tab: &Tab| tab.contender.due_at(Timer::Beat).expect("it renews");
+    for _ in 0..20 {
+        let (_, actions) = tab.go_on();
+        tab.answer(&mut record, only_send(&actions));
+    }
+    let early = (beat(&tab) - tab.now) / 4;
+    assert!(early > ms(400));
+    assert!(tab.contender.may_beat(beat(&tab) - early));
+    assert!(!tab.contender.may_beat(beat(&tab) - early - ms(1)));
+}
+
+#[test]
+fn calls_that_wait_may_look_a_beat_early_but_none_that_spins() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), held_by_another());
+    assert!(!tab.contender.may_look(tab.now), "nobody rests");
+    tab.wait(&mut record);
+    for pause in [10, 20, 25] {
+        let actions = tab.wait_for(Timer::Look, pause);
+        tab.answer(&mut record, only_send(&actions));
+    }
+    let look = tab.contender.due_at(Timer::Look).expect("it rests");
+    assert!(tab.contender.may_look(look - ms(50)));
+    assert!(!tab.contender.may_look(look - ms(51)));
+    tab.call(Patience::Spin { longest_ms: 40 });
+    assert!(!tab.contender.may_look(look));
+}
+
+#[test]
+fn who_holds_does_not_look_for_a_call_that_is_held_back() {
+    let (mut one, ..) = handing_over();
+    one.acquire();
+    let look = one.contender.due_at(Timer::Look).expect("it is held back");
+    assert!(!one.contender.may_look(look));
+}
+
+#[test]
 fn a_lease_that_nobody_can_be_told_of_is_given_up_with_its_last_guard() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), None);
     let lease = tab.hold(&mut record);
@@ -632,6 +721,15 @@ fn a_lease_that_nobody_can_be_told_of_is_given_up_with_its_last_guard() {
 }
 
 #[test]
+fn a_lease_has_expired_from_the_end_of_what_may_be_believed() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), None);
+    assert!(!tab.contender.has_expired(tab.now), "there is none");
+    tab.hold(&mut record);
+    assert!(!tab.contender.has_expired(tab.now + ms(497)));
+    assert!(tab.contender.has_expired(tab.now + ms(498)));
+}
+
+#[test]
 fn a_release_that_the_store_never_answers_ends_when_the_lease_would_have() {
     let (mut tab, mut record) = (Tab::new("a", ALONE), None);
     let lease = tab.hold(&mut record);
@@ -639,6 +737,38 @@ fn a_release_that_the_store_never_answers_ends_when_the_lease_would_have() {
     tab.feed(Event::GuardDropped(lease));
     let actions = tab.wait_for(Timer::Expiry, 488);
     assert_eq!(actions, [Action::Released(lease)]);
+}
+
+#[test]
+fn a_guard_that_another_has_made_keeps_the_lease_as_well() {
+    let (mut tab, mut record) = (Tab::new("a", ALONE), None);
+    let lease = tab.hold(&mut record);
+    assert!(tab.feed(Event::Shared(lease)).is_empty());
+    assert!(tab.feed(Event::GuardDropped(lease)).is_empty());
+    assert!(is_quit(&only_send(&tab.feed(Event::GuardDropped(lease)))));
+}
+
+#[test]
+fn a_long_lease_is_renewed_at_once_when_somebody_wants_it() {
+    let around = Around {
+        speaks: true,
+        ..SHINING
+    };
+    let (mut tab, mut record) = (Tab::new("a", around), None);
+    tab.lit = true;
+    tab.hold(&mut record);
+    for _ in 0..20 {
+        let (_, actions) = tab.go_on();
+        tab.answer(&mut record, only_send(&actions));
+    }
+    tab.pass_time(1);
+    let (_, actions) = Tab::new("b", SPEAKING).wait(&mut record);
+    tab.feed(Event::Heard(posts(&actions).remove(0)));
+    let actions = tab.wait_for(Timer::Beat, 0);
+    assert!(matches!(
+        only_send(&actions).1,
+        Command::Renew { len: 500, .. }
+    ));
 }
 
 #[test]
@@ -679,6 +809,29 @@ fn a_lock_object_that_is_gone_does_not_linger_and_is_over_when_the_store_knows()
 }
 
 #[test]
+fn a_lock_object_that_is_gone_is_not_over_before_its_guards_are() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let lease = tab.hold(&mut record);
+    assert!(tab.feed(Event::Abandoned).is_empty());
+    assert!(!tab.contender.is_over());
+    let quit = tab.feed(Event::GuardDropped(lease));
+    tab.answer(&mut record, only_send(&quit));
+    assert!(tab.contender.is_over());
+}
+
+#[test]
+fn a_lock_object_that_is_gone_is_not_over_before_what_it_handed_on_is_written_down() {
+    let (mut one, lease, .., mut record) = handing_over();
+    one.feed(Event::Abandoned);
+    one.feed(Event::GuardDropped(lease));
+    assert!(!one.contender.is_over(), "the receiver may not claim it");
+    let pass = one.wait_for(Timer::Pass, 10);
+    assert!(!one.contender.is_over());
+    one.answer(&mut record, only_send(&pass));
+    assert!(one.contender.is_over());
+}
+
+#[test]
 fn dirty_is_told_until_a_caller_has_heard_it() {
     for told in [false, true] {
         let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
@@ -699,6 +852,21 @@ fn dirty_is_told_until_a_caller_has_heard_it() {
         };
         assert_eq!(dirty, !told);
     }
+}
+
+#[test]
+fn whoever_shares_a_lease_with_one_that_was_told_so_is_told_that_it_is_dirty() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let mut other = Tab::new("other", ALONE);
+    let lease = other.hold(&mut record);
+    let quit = other.feed(Event::GuardDropped(lease));
+    other.answer(&mut record, only_send(&quit));
+    tab.hold(&mut record);
+    let (call, actions) = tab.acquire();
+    assert!(matches!(
+        settled(&actions)[..],
+        [(of, End::Held { dirty: true, .. })] if of == call
+    ));
 }
 
 // ---- Handing over -----------------------------------------------------------------------------
@@ -777,6 +945,17 @@ fn a_pass_is_written_unless_the_receiver_is_heard_of() {
     }
 }
 
+#[test]
+fn one_pass_at_a_time_is_on_its_way_and_none_while_the_page_is_suspended() {
+    let (mut one, lease, ..) = handing_over();
+    one.feed(Event::GuardDropped(lease));
+    one.feed(Event::Suspended(true));
+    assert_eq!(one.contender.due_at(Timer::Pass), None);
+    one.feed(Event::Suspended(false));
+    one.wait_for(Timer::Pass, 10);
+    assert_eq!(one.contender.due_at(Timer::Pass), None);
+}
+
 /// The one release rule: neither a linger that is over, nor a try, nor the end of the lock object lets an
 /// unclaimed lease go.
 #[test]
@@ -790,6 +969,114 @@ fn a_lease_is_not_given_up_before_its_claim_is_answered() {
     assert!(two.feed(Event::Abandoned).is_empty());
     let actions = two.answer(&mut record, only_send(&claim));
     assert!(is_quit(&only_send(&actions)));
+}
+
+/// Nobody could say when the lease will be let go of.
+#[test]
+fn who_tries_for_an_unclaimed_lease_that_somebody_waits_for_is_answered_at_once() {
+    let (mut one, lease, mut two, ..) = handing_over();
+    let granted = grant(&one.feed(Event::GuardDropped(lease)));
+    let begun = lease_of(&two.feed(Event::Heard(Message::Grant(granted.clone()))));
+    two.feed(Event::GuardDropped(begun));
+    let tries = Want {
+        epoch: granted.epoch,
+        token: granted.token,
+        who: Requester {
+            tab: "three".to_owned(),
+            request: 9,
+        },
+        len: 500,
+        at: 0,
+        queued: false,
+    };
+    let waits = Want {
+        queued: true,
+        ..tries.clone()
+    };
+    assert!(two.feed(Event::Heard(Message::Want(waits))).is_empty());
+    let actions = two.feed(Event::Heard(Message::Want(tries.clone())));
+    let (to, free) = (tries.who, false);
+    assert_eq!(actions, [Action::Post(Message::Reply { to, free })]);
+}
+
+#[test]
+fn a_holder_whose_next_one_has_left_asks_the_store_at_once_who_is_next_now() {
+    let (mut one, _, mut two, call, mut record) = handing_over();
+    let left = Requester {
+        tab: "two".to_owned(),
+        request: two.contender.participant().request().expect("it waits"),
+    };
+    let gone = Event::Heard(Message::Gone(left));
+    one.feed(gone.clone());
+    let renewal = only_send(&one.wait_for(Timer::Beat, 0));
+    let quit = two.feed(Event::Leave(call));
+    two.answer(&mut record, only_send(&quit));
+    one.answer(&mut record, renewal);
+    one.feed(gone);
+    one.wait_for(Timer::Beat, 50);
+}
+
+#[test]
+fn a_waiter_asks_when_somebody_before_it_has_left_and_for_nobody_else() {
+    let (_, lease, _, _, mut record) = handing_over();
+    let mut three = Tab::new("three", SPEAKING);
+    three.wait(&mut record);
+    let gone = |tab: &str, request| {
+        let tab = tab.to_owned();
+        Event::Heard(Message::Gone(Requester { tab, request }))
+    };
+    assert!(three.feed(gone("four", 1)).is_empty());
+    let actions = three.feed(gone("one", lease.0));
+    assert_eq!(sends(&actions).len(), 1, "perhaps it held");
+}
+
+/// One that waits behind another, with the message by which the holder hands on to that.
+fn behind_two() -> (Tab, Grant, Option<Record>) {
+    let (mut one, lease, _, _, mut record) = handing_over();
+    let mut three = Tab::new("three", SPEAKING);
+    three.now = one.now;
+    three.wait(&mut record);
+    (three, grant(&one.feed(Event::GuardDropped(lease))), record)
+}
+
+#[test]
+fn a_waiter_that_heard_the_lock_go_on_does_not_look_at_the_end_of_its_pause() {
+    let (mut three, granted, _) = behind_two();
+    three.pass_time(9);
+    assert!(three.feed(Event::Heard(Message::Grant(granted))).is_empty());
+    assert!(three.wait_for(Timer::Look, 1).is_empty());
+    let actions = three.wait_for(Timer::Look, 10);
+    assert!(take(&actions).join, "in that pause nothing was heard");
+}
+
+#[test]
+fn whoever_is_next_by_what_it_hears_looks_soon_and_no_later_than_it_would_have() {
+    for (rested, looks_in) in [(5, 25), (155, 5)] {
+        let (mut three, granted, mut record) = behind_two();
+        for pause in [10, 20, 40, 80] {
+            let actions = three.wait_for(Timer::Look, pause);
+            three.answer(&mut record, only_send(&actions));
+        }
+        three.pass_time(rested);
+        let left = three.contender.due_at(Timer::Look).expect("it rests") - three.now;
+        assert_eq!(left, ms(160 - rested));
+        three.feed(Event::Heard(Message::Grant(granted)));
+        let left = three.contender.due_at(Timer::Look).expect("it rests") - three.now;
+        assert_eq!(left, ms(looks_in));
+    }
+}
+
+#[test]
+fn what_is_heard_by_one_that_is_further_behind_does_not_hasten_it() {
+    let (_, granted, mut record) = behind_two();
+    let mut four = Tab::new("four", SPEAKING);
+    four.wait(&mut record);
+    for pause in [10, 20, 40, 80] {
+        let actions = four.wait_for(Timer::Look, pause);
+        four.answer(&mut record, only_send(&actions));
+    }
+    four.feed(Event::Heard(Message::Grant(granted)));
+    four.wait_for(Timer::Look, 160);
 }
 
 #[test]
@@ -903,6 +1190,26 @@ fn every_loss_has_one_reason_whoever_finds_it() {
             assert_eq!(losses(&tab.feed(event)), [], "way {number}");
         }
         assert!(tab.fence(lease).0.is_none());
+    }
+}
+
+#[test]
+fn a_lease_that_ran_out_is_blamed_on_the_store_only_if_it_was_asked_and_there_was_time_to_hear_it()
+{
+    // Until when the page was stopped, in ms after the end of the lease.
+    let ways = [
+        (false, 1, LossReason::Expired),
+        (true, 49, LossReason::StoreFailed),
+        (true, 50, LossReason::Expired),
+    ];
+    for (asked, after, reason) in ways {
+        let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+        tab.hold(&mut record);
+        if asked {
+            tab.wait_for(Timer::Beat, 50);
+        }
+        tab.now = tab.contender.good_until().expect("it holds") + ms(after);
+        assert_eq!(losses(&tab.fire(Timer::Expiry)), [reason]);
     }
 }
 
@@ -1073,6 +1380,26 @@ fn what_was_answered_before_the_store_was_closed_begins_no_lease() {
     assert!(matches!(settled(&actions)[..], [(of, End::Held { .. })] if of == call));
 }
 
+#[test]
+fn whoever_waits_when_the_store_is_closed_asks_anew_at_once() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), held_by_another());
+    let (_, actions) = tab.acquire();
+    let before = only_send(&actions);
+    tab.answer(&mut record, before.clone());
+    let take = take(&tab.feed(Event::Closing));
+    assert_ne!(take.who, held_by(&before.1));
+    assert_eq!(take.ended, [held_by(&before.1).request]);
+}
+
+#[test]
+fn a_take_that_fails_after_the_store_was_closed_ends_no_call() {
+    let mut tab = Tab::new("a", SPEAKING);
+    let (_, actions) = tab.acquire();
+    let before = only_send(&actions);
+    tab.feed(Event::Closing);
+    assert!(tab.fail(before).is_empty());
+}
+
 fn held_by(command: &Command) -> Requester {
     match command {
         Command::Take(take) => take.who.clone(),
@@ -1186,6 +1513,30 @@ fn a_place_is_free_when_the_claim_is_sent() {
     assert_eq!(two.contender.standing(), Standing::default());
 }
 
+#[test]
+fn whoever_asks_or_holds_or_is_leaving_hears_and_is_engaged() {
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), None);
+    let hears = |tab: &Tab| (tab.contender.hears(), tab.contender.is_engaged());
+    assert_eq!(hears(&tab), (false, false), "idle");
+    let (_, actions) = tab.acquire();
+    assert_eq!(hears(&tab), (true, true), "it asks");
+    let actions = tab.answer(&mut record, only_send(&actions));
+    let lease = lease_of(&actions);
+    assert_eq!(hears(&tab), (true, true), "it holds");
+    tab.feed(Event::GuardDropped(lease));
+    let quit = tab.fire(Timer::Linger);
+    assert_eq!(hears(&tab), (true, true), "its quit is on its way");
+    tab.answer(&mut record, only_send(&quit));
+    assert_eq!(hears(&tab), (false, false), "the store knows");
+    // A take whose request has ended is still on its way.
+    tab.acquire();
+    tab.feed(Event::Suspended(true));
+    assert_eq!(hears(&tab), (false, true));
+    let (mut tab, mut record) = (Tab::new("a", SPEAKING), held_by_another());
+    tab.wait(&mut record);
+    assert_eq!(hears(&tab), (true, true), "it rests");
+}
+
 // ---- Looks ------------------------------------------------------------------------------------
 
 #[test]
@@ -1240,11 +1591,9 @@ fn a_lease_that_the_same_request_waits_for_is_renewed_less_than_twice_a_second()
         tab.feed(Event::Heard(posts(&actions).remove(0)));
         let mut beats = Vec::new();
         while beats.len() < 60 {
-            let (at, timer) = tab.contender.due().expect("it renews");
-            tab.now = at;
-            let actions = tab.fire(timer);
+            let (timer, actions) = tab.go_on();
             if timer == Timer::Beat {
-                beats.push(at);
+                beats.push(tab.now);
                 tab.answer(&mut record, only_send(&actions));
             }
         }

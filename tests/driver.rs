@@ -12,6 +12,7 @@ use std::task::{Context, Wake as Awake, Waker};
 
 use async_trait::async_trait;
 use support::{Conduct, World, is_ready, ms, told, until};
+use tab_lease::message::Message;
 use tab_lease::platform::BoxFuture;
 use tab_lease::rules::{Command, Outcome, Requester};
 use tab_lease::{
@@ -497,6 +498,32 @@ fn whoever_carries_messages_may_drop_guards_and_call_meanwhile() {
             assert!(said.load(Ordering::SeqCst) > 0);
         });
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_for_a_tab_of_this_process_is_carried_to_no_other() {
+    let (world, carried) = (World::new(), Arc::<Mutex<Vec<Message>>>::default());
+    let wake = Wake::over({
+        let carried = Arc::clone(&carried);
+        move |bytes| {
+            let (_, rest) = Message::key(bytes).expect("it is about a key");
+            let message = Message::decode(rest).expect("it is a message");
+            carried.lock().unwrap().push(message);
+        }
+    });
+    let one = world.lock("one").woken_by(&wake);
+    let two = world.lock("two").woken_by(&wake);
+    let guard = one.acquire(None).await.unwrap();
+    let release = async {
+        sleep(ms(100)).await;
+        drop(guard);
+    };
+    let (next, ()) = tokio::join!(two.acquire(None), release);
+    assert!(next.unwrap().is_held());
+    let carried = carried.lock().unwrap();
+    let to_all = |message: &Message| matches!(message, Message::Want(_) | Message::Gone(_));
+    assert!(!carried.is_empty(), "its holder may be anywhere");
+    assert!(carried.iter().all(to_all), "{carried:?}");
 }
 
 /// A beacon that drops guards whenever it is asked anything that is an action.

@@ -879,6 +879,18 @@ fn the_take_tells_the_holder_who_waits() {
 }
 
 #[test]
+fn only_the_head_of_the_queue_is_missed_when_it_leaves() {
+    let mut tab = Tab::wanted();
+    for other in [who("bob", 4), who("other", 3)] {
+        assert!(!tab.participant.unwanted(&other));
+        assert!(tab.participant.is_wanted());
+    }
+    assert!(tab.participant.unwanted(&bob()));
+    assert!(!tab.participant.is_wanted());
+    assert!(!tab.participant.unwanted(&bob()), "it has left");
+}
+
+#[test]
 fn nobody_waits_for_the_next_lease_before_that_is_heard() {
     let mut tab = Tab::wanted();
     tab.end();
@@ -1867,6 +1879,14 @@ fn a_take_that_found_a_later_lease_is_a_loss() {
     assert_eq!(tab.due(ms(110)), None);
 }
 
+/// After a deletion tokens may repeat.
+#[test]
+fn a_take_that_found_the_same_token_in_another_record_is_a_loss() {
+    let (mut tab, take) = started_with_a_take_under_way();
+    let taken = tab.answer(&take, ms(110), &held_after(2, 21, None));
+    assert_eq!(taken, Taken::Lost(quit(1)));
+}
+
 #[test]
 fn a_take_that_was_told_to_wait_says_nothing_of_the_lease_that_has_started() {
     let (mut tab, take) = started_with_a_take_under_way();
@@ -2418,6 +2438,28 @@ fn a_call_that_asks_again_goes_on_with_the_pending_request() {
     assert_eq!(tab.participant.request(), Some(1));
     tab.end();
     assert_eq!(tab.take(ms(20)).who.request, 3, "never used twice");
+}
+
+#[test]
+fn a_request_queues_from_the_take_that_asks_to() {
+    let mut tab = Tab::new();
+    assert!(!tab.participant.queues());
+    tab.take(ms(0));
+    assert!(!tab.participant.queues());
+    tab.ask(ms(10), true);
+    assert!(tab.participant.queues());
+    tab.end();
+    assert!(!tab.participant.queues());
+}
+
+#[test]
+fn a_waiter_awaits_those_who_may_have_the_lease_before_it() {
+    let mut tab = Tab::new();
+    assert!(tab.participant.awaits(&bob()), "it has not looked yet");
+    tab.look(ms(0), &behind(&[("other", true), ("bob", false)]));
+    assert!(tab.participant.awaits(&other()));
+    assert!(tab.participant.awaits(&bob()));
+    assert!(!tab.participant.awaits(&who("late", 1)));
 }
 
 #[test]

@@ -625,7 +625,7 @@ fn the_token_of_a_free_lock_keeps_up_with_the_clock_and_no_other_does() {
     let late = |proof| Take {
         fresh: Fresh {
             epoch: 43,
-            token: 3 * STEP + 17,
+            token: 4 * STEP - 1,
         },
         ..Take {
             proof,
@@ -1830,6 +1830,31 @@ fn a_record_that_the_rules_have_written_is_good() {
     }
 }
 
+/// The largest number that a record may carry: there is room above it for those still to come.
+const MOST: u64 = (1 << 53) - (1 << 32);
+
+#[test]
+fn a_record_may_carry_the_largest_numbers_and_the_longest_leases_but_no_larger_ones() {
+    type Change = fn(&mut Record, u64);
+    let numbers: [Change; 4] = [
+        |r, more| r.epoch = MOST + more,
+        |r, more| r.token = MOST + more,
+        |r, more| r.count = MOST + more,
+        |r, more| r.queue[0].at = MOST + more,
+    ];
+    let lens: [Change; 2] = [
+        |r, more| r.len = MAX_LEASE_MS + u32::try_from(more).unwrap(),
+        |r, more| r.queue[0].len = MAX_LEASE_MS + u32::try_from(more).unwrap(),
+    ];
+    for change in numbers.into_iter().chain(lens) {
+        let mut record = held();
+        change(&mut record, 0);
+        assert_eq!(record.check(), Ok(()));
+        change(&mut record, 1);
+        assert!(record.check().is_err(), "{record:?}");
+    }
+}
+
 #[test]
 fn bytes_that_are_no_record_say_why() {
     let good = held().encode();
@@ -2040,6 +2065,54 @@ proptest! {
     }
 }
 
+// ---- Looks --------------------------------------------------------------------------------------
+
+#[test]
+fn a_take_that_would_change_nothing_but_its_stamp_is_answered_by_a_look() {
+    let record = queued(&[carol(), bob()]);
+    let again = Take {
+        len: 600,
+        ..take(bob())
+    };
+    for take in [again, take(dave())] {
+        let take = Command::Take(take);
+        let (_, outcome) = apply(Some(&record), &take);
+        assert!(matches!(outcome, Outcome::Waiting(_)));
+        assert_eq!(rules::look(&record, &take), Some(outcome));
+    }
+}
+
+#[test]
+fn what_would_change_more_than_a_stamp_is_not_answered_by_a_look() {
+    let record = queued(&[carol(), bob()]);
+    let again = Take {
+        len: 600,
+        ..take(bob())
+    };
+    let longer = take(bob());
+    let unlit = Take {
+        beacon: false,
+        ..again.clone()
+    };
+    let of_carol_as_well = Take {
+        who: who("carol", 9),
+        ended: vec![carol().request],
+        ..again.clone()
+    };
+    let taken_over = Take {
+        proof: Proof::Unchanged(record.sighting()),
+        ..again
+    };
+    let takes = [longer, unlit, of_carol_as_well, taken_over, joining(dave())];
+    for take in takes.map(Command::Take) {
+        assert_eq!(rules::look(&record, &take), None, "{take:?}");
+    }
+    for other in [renew(alice(), 100, 500), quit(bob()), quit(dave())] {
+        assert_eq!(rules::look(&record, &other), None, "{other:?}");
+    }
+    assert_eq!(rules::look(&free(), &Command::Take(take(bob()))), None);
+}
+
 // ---- Notes --------------------------------------------------------------------------------------
 
 const RENEWED: Note = Note::Renewed {
@@ -2161,6 +2234,30 @@ fn the_holders_note_is_read_by_whoever_judges_it() {
 fn notes_are_read_as_they_were_written() {
     for note in [RENEWED, Note::Ended] {
         assert_eq!(Note::decode(&note.encode()), Ok(note));
+    }
+}
+
+#[test]
+fn a_note_with_numbers_that_no_rule_can_have_written_is_corrupt() {
+    let note = |token, count, len| Note::Renewed {
+        token,
+        count,
+        len,
+        beacon: true,
+    };
+    for good in [note(MOST, MOST, 1), note(0, 0, MAX_LEASE_MS)] {
+        assert_eq!(Note::decode(&good.encode()), Ok(good));
+    }
+    for bad in [
+        note(MOST + 1, 0, 1),
+        note(0, MOST + 1, 1),
+        note(0, 0, 0),
+        note(0, 0, MAX_LEASE_MS + 1),
+    ] {
+        let Err(Corrupt(reason)) = Note::decode(&bad.encode()) else {
+            panic!("taken for good: {bad:?}");
+        };
+        assert!(reason.contains("range"), "{reason}");
     }
 }
 

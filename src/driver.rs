@@ -113,6 +113,9 @@ struct Object {
     standing: Standing,
 }
 
+/// For how many leases the same one must have been next to hold, for nothing to happen.
+const STEADY_LEASES: u32 = 4;
+
 /// For how long a renewal that is due waits for those that are on their way: a tenth of the usual lease.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -173,6 +176,7 @@ impl<S: BackingStore> Driver<S> {
             speaks: wake.is_some(),
             complete: wake.is_some_and(Wake::is_complete),
             beacons: self.around.liveness.is_some(),
+            steady_leases: STEADY_LEASES,
         };
         let contender = Contender::new(self.tab.clone(), config, around, 2 * Clock::granule());
         let mut core = self.core();

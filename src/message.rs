@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::participant::{Grant, Want};
+use crate::participant::{Beat, Grant, Heed, Want};
 use crate::rules::Requester;
 
 /// A message about a key.
@@ -25,6 +25,10 @@ pub enum Message {
         /// Whether the lock has just been freed for it.
         free: bool,
     },
+    /// I hold, and go by you.
+    Beat(Beat),
+    /// I have heard that.
+    Heed(Heed),
 }
 
 impl Message {
@@ -56,6 +60,8 @@ impl Message {
         match self {
             Self::Grant(grant) => Some(&grant.to.tab),
             Self::Reply { to, .. } => Some(&to.tab),
+            Self::Beat(beat) => Some(&beat.to.tab),
+            Self::Heed(heed) => Some(&heed.to.tab),
             Self::Want(_) | Self::Gone(_) => None,
         }
     }

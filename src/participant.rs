@@ -44,6 +44,26 @@
 //! Else the release is a [`Release::Quit`], by which the store grants the lock to the head of the
 //! queue; the message that follows lets the head start before it has asked.
 //!
+//! # Beats
+//!
+//! While somebody waits for it a lease must be short, so that a holder that hangs is soon noticed; and a short
+//! lease must be renewed often. Those renewals need not be writes, as long as nobody takes over meanwhile.
+//! So a holder may come to an agreement with the head of the queue: it writes down a longer lease, which keeps
+//! all others away, and tells the head by a [`Beat`] that it goes by a short one. From when the head hears that, it
+//! may take over once it has heard no beat for the short length, if the record is still the one that the beat names;
+//! it answers with a [`Heed`]. What the holder may believe:
+//!
+//! - from the first beat on, no more than the short length from when that was sent: the head may have heard it;
+//! - for each beat that was heeded, the short length from when that one was sent, since the head has counted
+//!   anew from later; but no longer than what is written keeps the others away.
+//!
+//! Every renewal that is written ends the agreement: the record is another by that, whatever the head heard. So
+//! the beats that follow it name its count, and a beat that is late is good for nothing. For the same reason
+//! nobody else is sent beats before the next renewal. A head that has sent a takeover heeds no beat: the
+//! takeover may be on its way.
+//!
+//! Whoever does not answer has not promised anything; then the lease is written as before, short and often.
+//!
 //! # Fenced transactions
 //!
 //! A fenced transaction ([`Participant::fence`]) holds the store up for as long as it runs: for this tab's
@@ -59,7 +79,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{
-    Command, Fence, Fresh, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter, Waiting,
+    Command, Fence, Fresh, Held, Last, Mode, Outcome, Proof, Requester, Sighting, Take, Waiter,
+    Waiting,
 };
 
 /// A point on the tab's own monotonic clock, from an origin of its own.
@@ -68,6 +89,10 @@ pub type Now = Duration;
 /// The highest first token that a wall clock may lead to (that of the year 2109). A clock set
 /// further ahead would leave tokens no room to grow in, and so make the record corrupt.
 const MAX_FRESH_TOKEN: u64 = 1 << 52;
+
+/// How many usual leases long a lease is that the head of the queue goes by beats of. It is renewed three times
+/// in that time: 1.5 writes a second.
+const AGREED_LENS: u32 = 4;
 
 /// What a tab remembers about a key for as long as it lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -184,6 +209,64 @@ pub struct Want {
     pub at: u64,
     /// It stands at the head of the queue. If not, it only tries.
     pub queued: bool,
+}
+
+/// "I hold, and go by you": from a holder to the head of the queue, which is to wait for so long from when it
+/// hears this. See [the module](self#beats).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Beat {
+    /// The lease that is held: [`Record::epoch`](crate::rules::Record::epoch), …
+    pub epoch: u64,
+    /// … token …
+    pub token: u64,
+    /// … and the count of its latest renewal.
+    pub count: u64,
+    /// Who holds.
+    pub from: Requester,
+    /// Who is the head.
+    pub to: Requester,
+    /// When this was sent, in µs on the holder's clock.
+    pub at: u64,
+    /// How long the head is to wait, in ms.
+    pub len: u32,
+}
+
+/// "I have heard, and wait": the answer to a [`Beat`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Heed {
+    /// Whose beat.
+    pub to: Requester,
+    /// Which one: [`Beat::epoch`], …
+    pub epoch: u64,
+    /// … [`Beat::token`] …
+    pub token: u64,
+    /// … and [`Beat::at`].
+    pub at: u64,
+    /// Who has heard it.
+    pub from: Requester,
+}
+
+/// What a holder knows of whoever waits with it. See [the module](self#beats).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Reliance {
+    /// The count of the latest renewal that was answered, unless one was sent after it.
+    count: Option<u64>,
+    /// Until when that renewal keeps everybody else away.
+    written: Now,
+    /// Who was sent a beat, by the renewal of that count.
+    vow: Option<(u64, Requester)>,
+    /// Who has last heeded one, and when that was sent.
+    heeded: Option<(Requester, Now)>,
+}
+
+/// What the head of the queue has promised to a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Promise {
+    sighting: Sighting,
+    /// To wait for so long …
+    len: Duration,
+    /// … from the beat that it heard last.
+    heard: Now,
 }
 
 /// What the caller of [`Participant::take`] contributes: the participant draws no random numbers and
@@ -309,6 +392,10 @@ pub struct Participant {
     sent_until: Option<Now>,
     /// While holding: the head of the queue.
     head: Option<Head>,
+    /// While holding: the agreement with the head.
+    reliance: Reliance,
+    /// While asking: the same, as the head has it.
+    promise: Option<Promise>,
     /// While asking: what the record was last seen to say.
     observation: Option<Observation>,
     /// While asking: a message that could not be started on.
@@ -337,6 +424,8 @@ impl Participant {
             open_fences: 0,
             sent_until: None,
             head: None,
+            reliance: Reliance::default(),
+            promise: None,
             observation: None,
             grant: None,
             told: None,
@@ -371,7 +460,35 @@ impl Participant {
     /// Whether the lease held is longer than whoever waits for it should have to wait.
     #[must_use]
     pub fn is_too_long(&self) -> bool {
-        self.is_wanted() && self.holding.is_some_and(|h| h.len > self.len())
+        let agreed = match (&self.reliance.heeded, &self.head) {
+            (Some((who, _)), Some(head)) if *who == head.who => self.agreed_len(),
+            _ => 0,
+        };
+        let longest = self.len().max(agreed);
+        self.is_wanted() && self.holding.is_some_and(|h| h.len > longest)
+    }
+
+    /// How long a lease is written down, in ms, while the head of the queue goes by beats.
+    fn agreed_len(&self) -> u32 {
+        self.lens
+            .idle
+            .min(self.lens.usual.saturating_mul(AGREED_LENS))
+    }
+
+    /// Whether it may come to an agreement with the head of the queue.
+    fn may_agree(&self) -> bool {
+        !self.hidden && self.agreed_len() > self.lens.usual
+    }
+
+    /// Whether the head has heeded a beat that was sent less than half of a usual lease ago.
+    #[must_use]
+    pub fn is_heeded(&self, now: Now) -> bool {
+        match (&self.reliance.heeded, &self.head) {
+            (Some((who, at)), Some(head)) => {
+                *who == head.who && self.may_agree() && now < *at + millis(self.lens.usual) / 2
+            }
+            _ => false,
+        }
     }
 
     /// The page is hidden, or shown again. What was asked for before stays; the next renewal or take
@@ -417,7 +534,9 @@ impl Participant {
             return Some(Duration::ZERO);
         }
         let seen = self.observation.as_ref()?;
-        Some((seen.since + seen.len).saturating_sub(now))
+        let ripe = seen.since + seen.len;
+        let ripe = self.promise.map_or(ripe, |p| ripe.min(p.heard + p.len));
+        Some(ripe.saturating_sub(now))
     }
 
     /// How soon a waiter should look again, if it watches a lease.
@@ -547,7 +666,12 @@ impl Participant {
         match &self.observation {
             Some(_) if self.all_dead() => Proof::Dead(self.dead.clone()),
             Some(seen) if now >= seen.since + seen.len => Proof::Unchanged(seen.sighting),
-            _ => Proof::None,
+            _ => match self.promise {
+                Some(promise) if now >= promise.heard + promise.len => {
+                    Proof::Unchanged(promise.sighting)
+                }
+                _ => Proof::None,
+            },
         }
     }
 
@@ -580,7 +704,7 @@ impl Participant {
                 // Started by a message meanwhile.
                 let ours = self.holding.map(|h| (h.epoch, h.token));
                 if ours == Some((held.epoch, held.token)) {
-                    self.extend(sent, now, take.len, held.head.as_ref());
+                    self.extend(sent, now, take.len, held);
                     return Taken::Confirmed;
                 }
                 if ours.is_some_and(|(_, token)| held.token < token) {
@@ -606,6 +730,7 @@ impl Participant {
                 let Some(holding) = self.start(past) else {
                     return Taken::Stale;
                 };
+                self.note_written(held.count, holding.until);
                 self.hear_of_head(sent, now, held.head.as_ref());
                 Taken::Held(holding)
             }
@@ -645,6 +770,8 @@ impl Participant {
         }
         let sighting = waiting.sighting;
         past.see(sighting.epoch, sighting.token);
+        // What was promised was about that record.
+        self.promise = self.promise.filter(|promise| promise.is_of(&sighting));
         let seen = self.observation.as_ref();
         let still = seen.filter(|seen| seen.sighting == sighting);
         self.observation = Some(Observation {
@@ -798,6 +925,7 @@ impl Participant {
     /// The request begins to hold.
     fn start(&mut self, past: &mut Past) -> Option<Holding> {
         self.observation = None;
+        self.promise = None;
         self.grant = None;
         self.dead.clear();
         self.request.as_mut()?.known = true;
@@ -827,6 +955,7 @@ impl Participant {
         let idle = beacon && self.head.is_none();
         let len = self.len();
         let held_up = self.is_held_up(now);
+        let (heeded, agreed) = (beacon && self.is_heeded(now), self.agreed_len());
         let holding = self.holding.as_mut()?;
         if let Some(from) = self.giver.as_ref().filter(|_| !holding.confirmed) {
             // It may be shorter than what the giver went by.
@@ -847,9 +976,13 @@ impl Participant {
         let longer = holding.len + (holding.len * 2 / 7).max(1);
         let len = if idle {
             len.max(longer.min(self.lens.idle))
+        } else if heeded {
+            len.max(agreed)
         } else {
             len
         };
+        self.reliance.count = None;
+        self.reliance.written = self.reliance.written.min(now + millis(len));
         // A lease that was longer, also one that was granted as it was asked for long ago, is not any more.
         holding.until = holding.until.min(now + millis(len));
         self.sent_until = self.sent_until.map(|until| until.min(now + millis(len)));
@@ -893,7 +1026,7 @@ impl Participant {
         match outcome {
             Outcome::Held(held) if self.holding(now).is_some() => {
                 past.see(held.epoch, held.token);
-                self.extend(sent, now, *len, held.head.as_ref());
+                self.extend(sent, now, *len, held);
                 Renewed::Until(self.good_until().unwrap_or_default())
             }
             Outcome::Held(_) => self.end(past).map_or(Renewed::Stale, Renewed::Late),
@@ -987,14 +1120,117 @@ impl Participant {
     }
 
     /// The store has confirmed a lease of `len` ms that was asked for at `sent`.
-    fn extend(&mut self, sent: Now, now: Now, len: u32, head: Option<&Waiter>) {
+    fn extend(&mut self, sent: Now, now: Now, len: u32, held: &Held) {
+        let agreed = self.reliance.vow.as_ref();
+        let agreed = agreed.is_some_and(|(count, _)| held.count <= *count);
         if let Some(holding) = &mut self.holding {
             holding.confirmed = true;
             // One that was asked for before a shorter one was must not undo that.
             let len = len.min(holding.len);
-            holding.until = holding.until.max(sent + millis(len));
+            let until = sent + millis(len);
+            // Nor must one from before an agreement.
+            if !agreed {
+                holding.until = holding.until.max(until);
+                self.note_written(held.count, until);
+            }
         }
-        self.hear_of_head(sent, now, head);
+        self.hear_of_head(sent, now, held.head.as_ref());
+    }
+
+    /// A renewal was answered.
+    fn note_written(&mut self, count: u64, until: Now) {
+        if self.may_agree() {
+            self.reliance.count = Some(count);
+            self.reliance.written = until;
+            self.reliance.vow = None;
+        }
+    }
+
+    /// Tells the head of the queue that this tab holds, and goes by it. Nothing, if the record has to be written
+    /// first, or if there is nobody to go by.
+    pub fn beat(&mut self, now: Now) -> Option<Beat> {
+        let (epoch, token, from) = {
+            let holding = self.holding(now).filter(|holding| holding.confirmed)?;
+            let request = self.request?.id;
+            (holding.epoch, holding.token, self.requester(request))
+        };
+        let count = self.reliance.count.filter(|_| self.may_agree())?;
+        let head = self.head.as_ref()?;
+        let to = head.who.clone();
+        // Of its own tab it hears as much as it says.
+        if !head.vouched || to.tab == self.tab {
+            return None;
+        }
+        let len = self.lens.usual;
+        match &self.reliance.vow {
+            Some((of, other)) if *of == count && *other != to => return None,
+            Some((of, _)) if *of == count => {}
+            _ => {
+                let until = now + millis(len);
+                let holding = self.holding.as_mut()?;
+                holding.until = holding.until.min(until);
+                self.sent_until = self.sent_until.map(|sent| sent.min(until));
+                self.reliance.vow = Some((count, to.clone()));
+            }
+        }
+        Some(Beat {
+            epoch,
+            token,
+            count,
+            from,
+            to,
+            at: micros(now),
+            len,
+        })
+    }
+
+    /// The head has heard a beat.
+    pub fn heeded(&mut self, now: Now, heed: &Heed) {
+        let ours = self.holding(now).map(|h| (h.epoch, h.token));
+        let vow = self.reliance.vow.as_ref();
+        let agreed = vow.is_some_and(|(_, to)| *to == heed.from) && self.is_asking(&heed.to);
+        let at = Duration::from_micros(heed.at);
+        if ours != Some((heed.epoch, heed.token)) || !agreed || at > now {
+            return;
+        }
+        let until = (at + millis(self.lens.usual)).min(self.reliance.written);
+        if let Some(holding) = &mut self.holding {
+            holding.until = holding.until.max(until);
+        }
+        let known = self.reliance.heeded.as_ref();
+        if known.is_none_or(|(who, before)| *who != heed.from || *before < at) {
+            self.reliance.heeded = Some((heed.from.clone(), at));
+        }
+    }
+
+    /// A beat of the holder: what to answer. Nothing, if it is none to go by, or not any more.
+    pub fn beaten(&mut self, now: Now, beat: &Beat) -> Option<Heed> {
+        let request = self.request?;
+        let seen = self.observation.as_ref()?.sighting;
+        let sighting = Sighting {
+            epoch: beat.epoch,
+            token: beat.token,
+            count: beat.count,
+        };
+        let newest = self.promise.map_or(seen, |promise| promise.sighting);
+        let asks = self.holding.is_none() && self.is_asking(&beat.to);
+        let stale = (newest.token, newest.count) > (beat.token, beat.count);
+        // A takeover may be on its way.
+        if !asks || seen.epoch != beat.epoch || stale || request.takeovers > 0 {
+            return None;
+        }
+        self.promise = Some(Promise {
+            sighting,
+            len: millis(beat.len),
+            heard: now,
+        });
+        Some(Heed {
+            to: beat.from.clone(),
+            epoch: beat.epoch,
+            token: beat.token,
+            at: beat.at,
+            from: beat.to.clone(),
+        })
     }
 
     /// What the record says of its queue. `None` is older than what was heard after it was asked for.
@@ -1149,6 +1385,8 @@ impl Participant {
         self.open_fences = 0;
         self.sent_until = None;
         self.head = None;
+        self.reliance = Reliance::default();
+        self.promise = None;
         self.grant = None;
         // What was observed still stands, for the next request to go on from; not the place in the
         // queue, which that has yet to get.
@@ -1171,6 +1409,14 @@ impl Participant {
             }
             _ => true,
         }
+    }
+}
+
+impl Promise {
+    /// Whether it is about what was seen, or about something newer.
+    fn is_of(&self, seen: &Sighting) -> bool {
+        let mine = &self.sighting;
+        mine.epoch == seen.epoch && (mine.token, mine.count) >= (seen.token, seen.count)
     }
 }
 

@@ -411,6 +411,8 @@ pub struct Held {
     pub epoch: u64,
     /// [`Record::token`]
     pub token: u64,
+    /// [`Record::count`]
+    pub count: u64,
     /// Who held before.
     pub last: Option<Last>,
     /// Who waits at the head of the queue.
@@ -825,6 +827,7 @@ fn held(record: &Record) -> Outcome {
     Outcome::Held(Held {
         epoch: record.epoch,
         token: record.token,
+        count: record.count,
         last: record.last.clone(),
         head: record.queue.first().cloned(),
     })

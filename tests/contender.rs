@@ -31,16 +31,19 @@ const ALONE: Around = Around {
     speaks: false,
     complete: false,
     beacons: false,
+    steady_leases: 4,
 };
 const SPEAKING: Around = Around {
     speaks: true,
     complete: true,
     beacons: false,
+    steady_leases: 4,
 };
 const SHINING: Around = Around {
     speaks: false,
     complete: false,
     beacons: true,
+    steady_leases: 4,
 };
 
 impl Tab {

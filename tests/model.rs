@@ -68,7 +68,7 @@ use tab_lease::turns::PATIENCE_MS;
 
 use mutation::Mutation;
 use properties::{
-    BOUNDED, BY_MESSAGE, DEADLINE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, LIVELY,
+    BOUNDED, BY_MESSAGE, DEADLINE, G1, G2, G3, G3_OWN, G4_SUPERSEDED, G4_TOLD, HEEDED, LIVELY,
     NO_FORBIDDEN_STEP, SERVED, SOMEBODY_ELSE, SOUND,
 };
 use world::{Action, Budget, Kind, Locks, Waits, World};
@@ -85,6 +85,7 @@ const CALM: Budget = Budget {
     repeats: 0,
     wants: 1,
     tells: 0,
+    beats: 0,
     give_ups: 0,
     writes: 0,
     deletions: 0,
@@ -151,6 +152,11 @@ fn coarse(horizon: u64, budget: Budget) -> World {
         granule: 2,
         ..two(horizon, budget)
     }
+}
+
+/// Two tabs with leases of three ticks, of five while the head of the queue goes by beats.
+fn beating(horizon: u64, budget: Budget) -> World {
+    two(horizon, budget).lens(&[3, 3]).beacons(5)
 }
 
 /// Two lock objects of one tab, which share their past, and another tab.
@@ -379,8 +385,11 @@ fn explore(name: &str, world: World) {
             );
         }
     }
-    for shown in [SOMEBODY_ELSE, BY_MESSAGE, SERVED] {
+    for shown in [SOMEBODY_ELSE, BY_MESSAGE, SERVED, HEEDED] {
         let by_message = world.complete && world.kinds.iter().any(Kind::queues);
+        if shown == HEEDED && world.budget.beats < 2 {
+            continue;
+        }
         if shown == BY_MESSAGE && !by_message || shown == SERVED && !world.serves() {
             continue;
         }
@@ -553,6 +562,19 @@ worlds! {
     twin_locks_and_a_stop: twins(2, Budget { stops: 1, ..CALM });
     twin_locks_that_linger: twins(3, CALM).lingering();
 
+    // Of beats.
+    two_tabs_that_beat: beating(7, Budget { beats: 4, ..CALM });
+    two_tabs_that_beat_and_a_pause: beating(7, Budget { beats: 4, pauses: 1, ..CALM });
+    two_tabs_that_beat_and_are_late: beating(5, Budget { beats: 4, late: 1, ..CALM });
+    two_tabs_that_hear_old_beats: beating(6, Budget { beats: 4, ..CALM }).wants_stay();
+    two_tabs_that_beat_and_a_failing_store: beating(5, Budget { beats: 4, failures: 1, ..CALM });
+    two_tabs_that_beat_and_hide: beating(5, Budget { beats: 4, hides: 1, ..CALM }).hiding(6);
+    two_tabs_that_beat_and_write: beating(5, Budget { beats: 4, writes: 1, ..CALM }).long_writes();
+    three_tabs_that_beat: World {
+        kinds: three(1, CALM).lens(&[3, 3, 3]).beacons(5).kinds,
+        ..beating(5, Budget { beats: 4, ..CALM })
+    };
+
     // Of places.
     twin_locks_with_one_place: twins(4, Budget { give_ups: 1, ..CALM }).places(1);
     twin_locks_with_one_place_late: twins(2, Budget { late: 1, ..CALM }).places(1);
@@ -721,6 +743,15 @@ mutations! {
         two(3, CALM).calls(&[FOR_EVER], &[Waits::For(2)]);
     leave_not_heard: LeaveNotHeard breaks NO_FORBIDDEN_STEP in two(3, Budget { give_ups: 1, ..CALM });
     drop_not_heard: DropNotHeard breaks G3 in two(3, CALM);
+
+    // Of beats.
+    beats_wait_less: BeatsWaitLess breaks G1 in beating(7, Budget { beats: 4, pauses: 1, ..CALM });
+    heeded_from_hearing: HeededFromHearing breaks G1 in
+        beating(8, Budget { beats: 4, pauses: 1, ..CALM }).wants_stay();
+    beat_of_any_count: BeatOfAnyCount breaks G1 in
+        beating(8, Budget { beats: 4, pauses: 1, ..CALM }).wants_stay();
+    heeds_while_taking_over: HeedsWhileTakingOver breaks G1 in
+        beating(8, Budget { beats: 4, late: 1, ..CALM }).wants_stay();
 
     // Of looks.
     change_not_heard: ChangeNotHeard breaks LIVELY in two(3, CALM);

@@ -244,6 +244,7 @@ fn held(token: u64) -> Outcome {
 
 fn held_after(epoch: u64, token: u64, last: Option<(&str, u64)>) -> Outcome {
     Outcome::Held(Held {
+        count: 0,
         epoch,
         token,
         last: last.map(|(tab, token)| Last {
@@ -256,6 +257,7 @@ fn held_after(epoch: u64, token: u64, last: Option<(&str, u64)>) -> Outcome {
 
 fn held_with(token: u64, head: Waiter) -> Outcome {
     Outcome::Held(Held {
+        count: 0,
         epoch: 1,
         token,
         last: None,

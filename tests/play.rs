@@ -68,6 +68,7 @@ impl Play {
             speaks,
             complete: speaks,
             beacons: false,
+            steady_leases: 0,
         };
         let tabs = (0..dice.usize(2..=3)).map(|n| {
             let name = format!("tab {n}");

@@ -261,6 +261,7 @@ fn take_by_anybody_without_a_record() {
     let told = Held {
         epoch: 43,
         token: 50,
+        count: 0,
         last: None,
         head: None,
     };
@@ -283,6 +284,7 @@ fn take_by_anybody_of_a_free_one() {
     let told = Held {
         epoch: 42,
         token: 102,
+        count: 0,
         last: by("alice", 100),
         head: None,
     };
@@ -302,6 +304,7 @@ fn take_by_its_holder_goes_on_with_the_token() {
     let told = Held {
         epoch: 42,
         token: 100,
+        count: 8,
         last: by("zoe", 98),
         head: Some(waiter(bob())),
     };
@@ -326,6 +329,7 @@ fn take_by_another_with_the_proof_that_nothing_moved() {
     let told = Held {
         epoch: 42,
         token: 102,
+        count: 0,
         last: by("alice", 100),
         head: Some(waiter(bob())),
     };
@@ -501,6 +505,7 @@ fn take_by_whom_the_lease_was_delegated_to_takes_the_number_between() {
         let told = Held {
             epoch: 42,
             token: 101,
+            count: 1,
             last: by("alice", 100),
             head: None,
         };
@@ -695,6 +700,7 @@ fn ended_requests_of_the_same_tab_quit_first() {
     let told = Held {
         epoch: 42,
         token: 102,
+        count: 0,
         last: by("alice", 100),
         head: None,
     };
@@ -777,6 +783,7 @@ fn claim_by_whom_the_holder_delegated_to() {
     let told = Held {
         epoch: 42,
         token: 101,
+        count: 1,
         last: by("alice", 100),
         head: None,
     };
@@ -926,6 +933,7 @@ fn renew_by_its_holder_of_that_token() {
     let told = Held {
         epoch: 42,
         token: 100,
+        count: 8,
         last: by("zoe", 98),
         head: Some(waiter(bob())),
     };

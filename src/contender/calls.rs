@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Action, CallId, Contender, Context, End, Patience, Seen, SendId, Sent, Timer};
 use crate::error::LossReason;
 use crate::message::Message;
-use crate::participant::{Ask, Now, Taken};
+use crate::participant::{Ask, Beat, Now, Taken};
 use crate::rules::{Command, Outcome, Take};
 use crate::turns::{HeldBack, Turn};
 
@@ -410,6 +410,22 @@ impl Contender {
                 && look_in.is_some_and(|soon| now + soon < since + pause)
             {
                 call.rest(now, pause, look_in);
+            }
+        }
+    }
+
+    /// The holder goes by what this tab answers. Until it has said nothing for a while there is nothing to see.
+    pub(super) fn beaten(&mut self, cx: &mut Context<'_>, beat: &Beat) {
+        let Some(heed) = self.participant.beaten(cx.now(), beat) else {
+            return;
+        };
+        cx.act(Action::Post(Message::Heed(heed)));
+        let look_in = self.participant.look_in(cx.now(), true, self.around.speaks);
+        for call in &mut self.calls {
+            if matches!(call.step, Step::Rests { .. })
+                && matches!(call.patience, Patience::Until(_))
+            {
+                call.rest(cx.now(), millis(self.longest_pause_ms), look_in);
             }
         }
     }

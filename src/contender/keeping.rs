@@ -25,8 +25,8 @@ const PASS_AFTER_MS: u64 = 10;
 /// nothing happens: two renewals in a row may be late or fail.
 pub(super) const LONG_BEATS: u32 = 3;
 
-/// For how many leases the same one must have been next, for nothing to happen.
-const STEADY_LEASES: u32 = 4;
+/// How often the head of the queue is sent beats within a usual lease, while it goes by them.
+const BEATS: u32 = 5;
 
 /// A lease that is held here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,18 +215,62 @@ impl Contender {
         }
     }
 
-    /// How soon the next renewal follows one that is sent now. Where beacons tell of a death and messages of a
-    /// waiter, a lease of the usual length is renewed less often once nothing has happened for a while: what
-    /// is left to be seen then is a holder that hangs, and how long that takes depends on the lease's length.
+    /// Whether nothing has happened for a while, where beacons tell of a death and messages of a waiter: what is
+    /// left to be seen then is a holder that hangs.
+    fn is_steady(&self, now: Now) -> bool {
+        let told = self.around.beacons && self.around.complete;
+        let after = self.usual_lease() * self.around.steady_leases;
+        let is_same = |k: &Keeping| k.next.is_some() && now >= k.same_since + after;
+        told && self.keeping.as_ref().is_some_and(is_same)
+    }
+
+    fn usual_lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.into())
+    }
+
+    /// How soon the next renewal follows one that is sent now. A lease of the usual length is renewed less often
+    /// while nothing happens: how soon a hang is noticed depends on its length.
     fn pace(&self, now: Now) -> Duration {
         let beat = self.heartbeat();
         let long = self.participant.long().map(|long| long / LONG_BEATS);
-        let lease = Duration::from_millis(self.lease_ms.into());
-        let is_same = |k: &Keeping| k.next.is_some() && now >= k.same_since + STEADY_LEASES * lease;
-        let told = self.around.beacons && self.around.complete;
-        let steady = told && self.keeping.as_ref().is_some_and(is_same);
-        let steady = steady.then(|| lease / LONG_BEATS);
+        let steady = self.is_steady(now).then(|| self.usual_lease() / LONG_BEATS);
         long.or(steady).unwrap_or(beat).max(beat)
+    }
+
+    /// The next renewal is due: a message will do, while the head of the queue goes by those.
+    fn beat(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        let good_until = self.good_until().unwrap_or_default();
+        let low = good_until < now + self.usual_lease() / 2;
+        let written = self.keeping.as_ref().map(|keeping| keeping.last_sent);
+        let stale = written.is_none_or(|at| now >= at + self.pace(now));
+        let stale = stale || self.participant.is_too_long();
+        if !low && !stale && self.is_steady(now) && self.participant.is_heeded(now) {
+            self.tell_head(cx);
+        } else {
+            self.renew(cx);
+        }
+    }
+
+    /// Tells the head of the queue that the lease is held, if nothing else happens.
+    fn tell_head(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        if !self.is_steady(now) {
+            return;
+        }
+        let Some(beat) = self.participant.beat(now) else {
+            return;
+        };
+        cx.act(Action::Post(Message::Beat(beat)));
+        // By the first beat the lease is as short as it was, whether the head has heard it or not.
+        let beats = match self.participant.is_heeded(now) {
+            true => BEATS,
+            false => LONG_BEATS,
+        };
+        let soon = now + self.usual_lease() / beats;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.next_beat = keeping.next_beat.map(|next| next.min(soon));
+        }
     }
 
     fn linger(&mut self, cx: &mut Context<'_>, lease: LeaseId) {
@@ -408,6 +452,7 @@ impl Contender {
                     let rested = (now + now.saturating_sub(sent.at)).min(half);
                     keeping.next_beat = keeping.next_beat.map(|next| next.max(rested));
                 }
+                self.tell_head(cx);
             }
             Renewed::Late(quit) => {
                 let reason = self.reason_by_time(now);
@@ -472,7 +517,7 @@ impl Contender {
         }
         match timer {
             Timer::Expiry => self.expire(cx),
-            Timer::Beat => self.renew(cx),
+            Timer::Beat => self.beat(cx),
             Timer::BeatBehind => _ = self.send_renewal(cx),
             Timer::Linger => {
                 if let Some(keeping) = &mut self.keeping {

@@ -91,6 +91,8 @@ pub struct Around {
     pub complete: bool,
     /// Beacons tell who has ended.
     pub beacons: bool,
+    /// For how many leases the same one must have been next, for nothing to happen.
+    pub steady_leases: u32,
 }
 
 /// All that can happen to a lock object.
@@ -498,6 +500,8 @@ impl Contender {
                 // See `keep`.
                 Wanted::ByHead | Wanted::NotOurs => {}
             },
+            Message::Beat(beat) => self.beaten(cx, &beat),
+            Message::Heed(heed) => self.participant.heeded(cx.now(), &heed),
             Message::Gone(who) => self.other_gone(cx, &who),
             Message::Reply { to, free } => {
                 if self.participant.is_asking(&to) {

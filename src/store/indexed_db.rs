@@ -859,7 +859,7 @@ impl Shared {
             {
                 let count = self.renewals.get() + 1;
                 self.renewals.set(count);
-                found.push(store.get(&key.as_str().into()).map_err(failed)?);
+                found.push((store.get(&key.as_str().into()).map_err(failed)?, count));
                 let note = Note::Renewed {
                     token: *token,
                     count,
@@ -873,13 +873,20 @@ impl Shared {
         // the note.
         commit(&tx).await?;
         let mut answers = Vec::with_capacity(batch.len());
-        for ((_, command), found) in batch.iter().zip(found) {
+        for ((_, command), (found, count)) in batch.iter().zip(found) {
             let found = result(&found).await.map_err(failed)?;
             let record = match found.is_undefined() || found.is_null() {
                 true => Ok(None),
                 false => decode(found).map(Some),
             };
-            answers.push(record.map(|record| Some(rules::apply(record.as_ref(), command).1)));
+            answers.push(record.map(|record| {
+                let (_, mut outcome) = rules::apply(record.as_ref(), command);
+                if let Outcome::Held(held) = &mut outcome {
+                    // As whoever reads the note sees it.
+                    held.count += count - 1;
+                }
+                Some(outcome)
+            }));
         }
         Ok(answers)
     }

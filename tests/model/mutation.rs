@@ -164,6 +164,18 @@ pub enum Mutation {
     /// A lock object keeps its place for as long as it holds.
     PlaceKept,
 
+    // ---- Beats ----
+    /// The head of the queue waits less for the next beat than it was told.
+    BeatsWaitLess,
+    /// A beat that was heeded counts from when the holder hears that, not from when it was sent.
+    HeededFromHearing,
+    /// A beat that is late counts for the record as it is now.
+    BeatOfAnyCount,
+    /// Whoever waits goes by the beats that are for the head of the queue.
+    BeatHeardByAll,
+    /// Whoever has sent a takeover promises to wait.
+    HeedsWhileTakingOver,
+
     // ---- Looks ----
     /// A look shows that something is to be done, and nobody hears it.
     ChangeNotHeard,

@@ -24,6 +24,7 @@ impl World {
             repeats: self.budget.repeats,
             wants: self.budget.wants,
             tells: self.budget.tells,
+            beats: self.budget.beats,
             closings: self.budget.closings,
             hides: self.budget.hides,
             // Beacons tell of a crash at once.

@@ -30,6 +30,8 @@ pub const DEADLINE: &str = "every call has its deadline set";
 pub const SERVED: &str = "a lease that nobody uses is given up for a try";
 /// However many calls a tab has.
 pub const BOUNDED: &str = "a tab has no more requests in the queue than places";
+/// Worlds in which tabs beat must show this.
+pub const HEEDED: &str = "a holder goes by the head of the queue";
 pub const SOUND: &str = "the record is sound";
 
 pub fn all() -> Vec<Property<World>> {
@@ -48,6 +50,13 @@ pub fn all() -> Vec<Property<World>> {
         Property::always(DEADLINE, deadline),
         Property::always(BOUNDED, bounded),
         Property::sometimes(SERVED, |_, s: &State| s.served),
+        Property::sometimes(HEEDED, |world, s: &State| {
+            let agreed = |i: usize| {
+                let tab = &s.tabs[i];
+                tab.lease.is_some() && tab.contender.participant().is_heeded(world.clock(s, i))
+            };
+            s.beat && (0..s.tabs.len()).any(agreed)
+        }),
         Property::sometimes(SOMEBODY_ELSE, |_, s: &State| {
             s.started.is_some_and(|started| started.tab != 0)
         }),

@@ -12,7 +12,7 @@ use tab_lease::contender::{
 };
 use tab_lease::evidence::{Evidence, Manager, Word};
 use tab_lease::message::Message;
-use tab_lease::participant::{Now, Past, Want};
+use tab_lease::participant::{Heed, Now, Past, Want};
 use tab_lease::rules::{Command, Outcome, Proof, Requester, Take};
 use tab_lease::turns::PATIENCE_MS;
 
@@ -37,6 +37,7 @@ impl World {
             speaks: true,
             complete: self.complete,
             beacons: kind.beacon,
+            steady_leases: 0,
         };
         let margin = if self.mutated(Mutation::NoMargin) {
             Now::ZERO
@@ -765,9 +766,46 @@ impl World {
                 let request = state.tabs[i].contender.participant().request();
                 mutation.hearing(grant, self.clock(state, i), request);
             }
+            self.mishear(state, i, &mut mail);
             let awaits = state.tabs[i].contender.due_at(Timer::Reply).is_some();
             state.served |= awaits && matches!(mail, Message::Reply { free: true, .. });
             self.feed(state, i, Event::Heard(mail));
+        }
+    }
+
+    /// A tab goes by another beat, or by another answer to one, than was sent.
+    fn mishear(&self, state: &mut State, i: usize, mail: &mut Message) {
+        let now = u64::try_from(self.clock(state, i).as_micros()).unwrap_or(u64::MAX);
+        let tab = &state.tabs[i];
+        let participant = tab.contender.participant();
+        match (self.mutation, mail) {
+            (Some(Mutation::HeededFromHearing), Message::Heed(heed)) => heed.at = now,
+            (Some(Mutation::BeatOfAnyCount), Message::Beat(beat)) => {
+                let count = state.record.as_ref().map(|record| record.count);
+                beat.count = count.unwrap_or_default();
+            }
+            (Some(Mutation::BeatHeardByAll), Message::Beat(beat)) => {
+                let mine = participant.request().filter(|_| tab.lease.is_none());
+                beat.to.request = mine.unwrap_or(beat.to.request);
+                beat.to.tab = tab_name(self.kinds[i].tab);
+            }
+            (Some(Mutation::HeedsWhileTakingOver), Message::Beat(beat)) => {
+                let takes_over = |command: &Command| match command {
+                    Command::Take(take) => matches!(take.proof, Proof::Unchanged(_)),
+                    _ => false,
+                };
+                if tab.awaits(takes_over) && participant.is_asking(&beat.to) {
+                    let heed = Heed {
+                        to: beat.from.clone(),
+                        epoch: beat.epoch,
+                        token: beat.token,
+                        at: beat.at,
+                        from: beat.to.clone(),
+                    };
+                    self.post(state, Message::Heed(heed));
+                }
+            }
+            _ => {}
         }
     }
 

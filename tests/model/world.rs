@@ -88,6 +88,8 @@ pub struct Budget {
     pub wants: u8,
     /// Not a fault: GONEs and REPLYs. Further ones are lost.
     pub tells: u8,
+    /// Not a fault: BEATs and HEEDs. Further ones are lost.
+    pub beats: u8,
     /// A caller gives up while it asks.
     pub give_ups: u8,
     /// Not a fault: fenced writes.
@@ -290,6 +292,8 @@ pub struct State {
     pub order: Vec<usize>,
     /// A try was told that the lock was freed for it.
     pub served: bool,
+    /// A beat was heeded.
+    pub beat: bool,
     /// A step that no rule may take was taken.
     pub fault: Option<&'static str>,
 }
@@ -383,6 +387,7 @@ impl Model for World {
             open: None,
             order: Vec::new(),
             served: false,
+            beat: false,
             fault: None,
         };
         self.hide_first(&mut state);
@@ -841,6 +846,7 @@ impl World {
             Message::Grant(_) => None,
             Message::Want(_) => Some(&mut state.left.wants),
             Message::Gone(_) | Message::Reply { .. } => Some(&mut state.left.tells),
+            Message::Beat(_) | Message::Heed(_) => Some(&mut state.left.beats),
         };
         match left {
             Some(0) => return,
@@ -851,6 +857,10 @@ impl World {
             let now = self.clock_of(state, &grant.to);
             mutation.granting(grant, now);
         }
+        if let (true, Message::Beat(beat)) = (self.mutated(Mutation::BeatsWaitLess), &mut mail) {
+            beat.len -= self.tick_ms;
+        }
+        state.beat |= matches!(mail, Message::Heed(_));
         state.mail.push(mail);
         state.mail.sort_by(|a, b| place(a).cmp(&place(b)));
     }
@@ -959,6 +969,8 @@ fn place(message: &Message) -> (u8, &str, u64, u64, u64, bool) {
         }
         Message::Gone(who) => (2, &who.tab, who.request, 0, 0, false),
         Message::Reply { to, free } => (3, &to.tab, to.request, 0, 0, *free),
+        Message::Beat(beat) => (4, &beat.to.tab, beat.to.request, beat.count, beat.at, false),
+        Message::Heed(heed) => (5, &heed.to.tab, heed.to.request, heed.token, heed.at, false),
     }
 }
 

@@ -59,8 +59,7 @@
 //!
 //! Every renewal that is written ends the agreement: the record is another by that, whatever the head heard. So
 //! the beats that follow it name its count, and a beat that is late is good for nothing. For the same reason
-//! nobody else is sent beats before the next renewal. A head that has sent a takeover heeds no beat: the
-//! takeover may be on its way.
+//! nobody else is sent beats before the next renewal.
 //!
 //! Whoever does not answer has not promised anything; then the lease is written as before, short and often.
 //!
@@ -447,6 +446,17 @@ impl Participant {
         let until = self.holding?.until;
         let until = self.sent_until.map_or(until, |sent| sent.max(until));
         Some(until.saturating_sub(self.margin))
+    }
+
+    /// Until when what is written keeps others away, as far as is known, for whoever looks on.
+    #[must_use]
+    pub fn kept_until(&self) -> Option<Now> {
+        let until = self.holding?.until;
+        Some(
+            until
+                .max(self.reliance.written)
+                .max(self.sent_until.unwrap_or_default()),
+        )
     }
 
     /// The length last asked for of the lease held, if it is longer than usual, and so needs fewer
@@ -1205,7 +1215,6 @@ impl Participant {
 
     /// A beat of the holder: what to answer. Nothing, if it is none to go by, or not any more.
     pub fn beaten(&mut self, now: Now, beat: &Beat) -> Option<Heed> {
-        let request = self.request?;
         let seen = self.observation.as_ref()?.sighting;
         let sighting = Sighting {
             epoch: beat.epoch,
@@ -1215,8 +1224,7 @@ impl Participant {
         let newest = self.promise.map_or(seen, |promise| promise.sighting);
         let asks = self.holding.is_none() && self.is_asking(&beat.to);
         let stale = (newest.token, newest.count) > (beat.token, beat.count);
-        // A takeover may be on its way.
-        if !asks || seen.epoch != beat.epoch || stale || request.takeovers > 0 {
+        if !asks || seen.epoch != beat.epoch || stale {
             return None;
         }
         self.promise = Some(Promise {

@@ -154,9 +154,9 @@ fn coarse(horizon: u64, budget: Budget) -> World {
     }
 }
 
-/// Two tabs with leases of three ticks, of five while the head of the queue goes by beats.
+/// Two tabs with leases of two ticks, of four while the head of the queue goes by beats.
 fn beating(horizon: u64, budget: Budget) -> World {
-    two(horizon, budget).lens(&[3, 3]).beacons(5)
+    two(horizon, budget).beacons(4)
 }
 
 /// Two lock objects of one tab, which share their past, and another tab.
@@ -563,16 +563,16 @@ worlds! {
     twin_locks_that_linger: twins(3, CALM).lingering();
 
     // Of beats.
-    two_tabs_that_beat: beating(7, Budget { beats: 4, ..CALM });
-    two_tabs_that_beat_and_a_pause: beating(7, Budget { beats: 4, pauses: 1, ..CALM });
-    two_tabs_that_beat_and_are_late: beating(5, Budget { beats: 4, late: 1, ..CALM });
-    two_tabs_that_hear_old_beats: beating(6, Budget { beats: 4, ..CALM }).wants_stay();
-    two_tabs_that_beat_and_a_failing_store: beating(5, Budget { beats: 4, failures: 1, ..CALM });
-    two_tabs_that_beat_and_hide: beating(5, Budget { beats: 4, hides: 1, ..CALM }).hiding(6);
-    two_tabs_that_beat_and_write: beating(5, Budget { beats: 4, writes: 1, ..CALM }).long_writes();
+    two_tabs_that_beat: beating(4, Budget { beats: 4, ..CALM }).lens(&[3, 3]).beacons(5);
+    two_tabs_that_beat_and_a_pause: beating(3, Budget { beats: 2, pauses: 1, ..CALM });
+    two_tabs_that_beat_and_a_crash: beating(3, Budget { beats: 2, crashes: 1, ..CALM });
+    two_tabs_that_hear_old_beats: beating(3, Budget { beats: 4, ..CALM }).wants_stay();
+    two_tabs_that_beat_and_a_failing_store: beating(2, Budget { beats: 2, failures: 1, ..CALM });
+    two_tabs_that_beat_and_hide: beating(2, Budget { beats: 2, hides: 1, ..CALM }).hiding(6);
+    two_tabs_that_beat_and_write: beating(3, Budget { beats: 2, writes: 1, ..CALM }).long_writes();
     three_tabs_that_beat: World {
-        kinds: three(1, CALM).lens(&[3, 3, 3]).beacons(5).kinds,
-        ..beating(5, Budget { beats: 4, ..CALM })
+        kinds: three(1, CALM).beacons(4).kinds,
+        ..beating(2, Budget { beats: 2, ..CALM })
     };
 
     // Of places.
@@ -745,13 +745,14 @@ mutations! {
     drop_not_heard: DropNotHeard breaks G3 in two(3, CALM);
 
     // Of beats.
-    beats_wait_less: BeatsWaitLess breaks G1 in beating(7, Budget { beats: 4, pauses: 1, ..CALM });
-    heeded_from_hearing: HeededFromHearing breaks G1 in
-        beating(8, Budget { beats: 4, pauses: 1, ..CALM }).wants_stay();
+    beats_wait_less: BeatsWaitLess breaks G1 in beating(4, Budget { beats: 4, ..CALM });
+    heeded_from_hearing: HeededFromHearing breaks G1 in beating(4, Budget { beats: 4, ..CALM }).wants_stay();
     beat_of_any_count: BeatOfAnyCount breaks G1 in
-        beating(8, Budget { beats: 4, pauses: 1, ..CALM }).wants_stay();
-    heeds_while_taking_over: HeedsWhileTakingOver breaks G1 in
-        beating(8, Budget { beats: 4, late: 1, ..CALM }).wants_stay();
+        beating(4, Budget { beats: 1, hides: 1, ..CALM }).hiding(6).wants_stay();
+    beat_heard_by_all: BeatHeardByAll breaks G1 in World {
+        kinds: three(1, CALM).beacons(4).kinds,
+        ..beating(3, Budget { beats: 4, ..CALM })
+    };
 
     // Of looks.
     change_not_heard: ChangeNotHeard breaks LIVELY in two(3, CALM);

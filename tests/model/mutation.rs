@@ -173,8 +173,6 @@ pub enum Mutation {
     BeatOfAnyCount,
     /// Whoever waits goes by the beats that are for the head of the queue.
     BeatHeardByAll,
-    /// Whoever has sent a takeover promises to wait.
-    HeedsWhileTakingOver,
 
     // ---- Looks ----
     /// A look shows that something is to be done, and nobody hears it.

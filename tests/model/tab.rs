@@ -12,7 +12,7 @@ use tab_lease::contender::{
 };
 use tab_lease::evidence::{Evidence, Manager, Word};
 use tab_lease::message::Message;
-use tab_lease::participant::{Heed, Now, Past, Want};
+use tab_lease::participant::{Now, Past, Want};
 use tab_lease::rules::{Command, Outcome, Proof, Requester, Take};
 use tab_lease::turns::PATIENCE_MS;
 
@@ -774,7 +774,7 @@ impl World {
     }
 
     /// A tab goes by another beat, or by another answer to one, than was sent.
-    fn mishear(&self, state: &mut State, i: usize, mail: &mut Message) {
+    fn mishear(&self, state: &State, i: usize, mail: &mut Message) {
         let now = u64::try_from(self.clock(state, i).as_micros()).unwrap_or(u64::MAX);
         let tab = &state.tabs[i];
         let participant = tab.contender.participant();
@@ -788,22 +788,6 @@ impl World {
                 let mine = participant.request().filter(|_| tab.lease.is_none());
                 beat.to.request = mine.unwrap_or(beat.to.request);
                 beat.to.tab = tab_name(self.kinds[i].tab);
-            }
-            (Some(Mutation::HeedsWhileTakingOver), Message::Beat(beat)) => {
-                let takes_over = |command: &Command| match command {
-                    Command::Take(take) => matches!(take.proof, Proof::Unchanged(_)),
-                    _ => false,
-                };
-                if tab.awaits(takes_over) && participant.is_asking(&beat.to) {
-                    let heed = Heed {
-                        to: beat.from.clone(),
-                        epoch: beat.epoch,
-                        token: beat.token,
-                        at: beat.at,
-                        from: beat.to.clone(),
-                    };
-                    self.post(state, Message::Heed(heed));
-                }
             }
             _ => {}
         }

@@ -576,8 +576,17 @@ impl World {
             _ => None,
         };
         let now = self.clock(state, i);
-        let gains = |len| until(before) + self.margin() < now + len;
-        out.iter().filter_map(asks_for).any(gains) || until(&after) != until(before)
+        // What a beat has cut since is not lost by that.
+        let kept = before.participant().kept_until().unwrap_or_default();
+        let gains = |len| kept < now + len;
+        let renews = out.iter().filter_map(asks_for).any(gains);
+        let beats = |act: &Act| match act {
+            Act::Post(mail @ Message::Beat(_)) => {
+                state.left.beats > 0 && !state.mail.contains(mail)
+            }
+            _ => false,
+        };
+        renews || out.iter().any(beats) || until(&after) != until(before)
     }
 
     /// How much that is under way a tick would make late.

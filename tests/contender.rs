@@ -1062,3 +1062,166 @@ fn held_by(command: &Command) -> Requester {
         other => panic!("{other:?}"),
     }
 }
+
+// ---- Beats ------------------------------------------------------------------------------------
+
+/// A holder and the head of the queue, of one record, whose clocks agree. A hung one does nothing.
+struct Pair {
+    tabs: [Tab; 2],
+    record: Option<Record>,
+    hung: [bool; 2],
+    /// Beats and their answers get lost.
+    mute: bool,
+    writes: usize,
+    beats: usize,
+    held: Vec<(usize, Now)>,
+    lost: Vec<(usize, Now)>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let around = Around {
+            beacons: true,
+            ..SPEAKING
+        };
+        let [mut one, mut two] = ["one", "two"].map(|name| Tab::new(name, around));
+        (one.lit, two.lit) = (true, true);
+        two.requests = 1000;
+        let mut pair = Self {
+            tabs: [one, two],
+            record: None,
+            hung: [false; 2],
+            mute: false,
+            writes: 0,
+            beats: 0,
+            held: Vec::new(),
+            lost: Vec::new(),
+        };
+        for tab in 0..2 {
+            let (_, actions) = pair.tabs[tab].acquire();
+            pair.perform(tab, actions);
+        }
+        pair
+    }
+
+    fn perform(&mut self, tab: usize, actions: Vec<Action>) {
+        let now = self.tabs[tab].now;
+        for action in actions {
+            let more = match action {
+                Action::Send { id, command } => {
+                    self.writes += 1;
+                    self.tabs[tab].answer(&mut self.record, (id, command))
+                }
+                Action::Look { id, take } => {
+                    let before = self.record.clone();
+                    let look = (id, Command::Take(take));
+                    let more = self.tabs[tab].answer(&mut self.record, look);
+                    self.writes += usize::from(before != self.record);
+                    more
+                }
+                Action::Post(message) => {
+                    let beats = matches!(message, Message::Beat(_) | Message::Heed(_));
+                    self.beats += usize::from(beats);
+                    if !self.hung[1 - tab] && !(beats && self.mute) {
+                        let more = self.tabs[1 - tab].feed(Event::Heard(message));
+                        self.perform(1 - tab, more);
+                    }
+                    Vec::new()
+                }
+                Action::Settle { end, .. } => {
+                    assert!(matches!(end, End::Held { .. }));
+                    self.held.push((tab, now));
+                    Vec::new()
+                }
+                Action::Lose(..) => {
+                    self.lost.push((tab, now));
+                    Vec::new()
+                }
+                _ => Vec::new(),
+            };
+            self.perform(tab, more);
+        }
+    }
+
+    /// All that is due in so many ms, in time.
+    fn pass(&mut self, time: u64) {
+        let end = self.tabs[0].now + ms(time);
+        loop {
+            let due = (0..2).filter(|tab| !self.hung[*tab]);
+            let due = due.filter_map(|tab| Some((self.tabs[tab].contender.due()?, tab)));
+            let Some(((at, timer), tab)) = due.min().filter(|((at, _), _)| *at <= end) else {
+                break;
+            };
+            for tab in &mut self.tabs {
+                tab.now = tab.now.max(at);
+            }
+            let actions = self.tabs[tab].fire(timer);
+            self.perform(tab, actions);
+            // Nobody believes in what another holds.
+            let believes = |tab: &&Tab| tab.contender.good_until().is_some_and(|u| tab.now < u);
+            assert!(self.tabs.iter().filter(believes).count() < 2);
+        }
+        self.tabs.iter_mut().for_each(|tab| tab.now = end);
+    }
+
+    /// The same; how many writes and beats there were.
+    fn count(&mut self, time: u64) -> (usize, usize) {
+        (self.writes, self.beats) = (0, 0);
+        self.pass(time);
+        (self.writes, self.beats)
+    }
+}
+
+#[test]
+fn a_steady_lease_is_written_less_than_twice_a_second_while_the_head_goes_by_beats() {
+    let mut pair = Pair::new();
+    let (writes, beats) = pair.count(1000);
+    assert!(writes >= 19 && beats == 0, "{writes} writes, {beats} beats");
+    pair.pass(2000);
+    let (writes, beats) = pair.count(10_000);
+    assert!((12..=20).contains(&writes), "{writes} writes in 10 s");
+    assert!((150..=240).contains(&beats), "{beats} beats in 10 s");
+    assert_eq!(pair.record.as_ref().unwrap().len, 2000);
+    assert!(pair.lost.is_empty() && pair.held.len() == 1);
+}
+
+#[test]
+fn a_holder_that_hangs_while_it_is_steady_loses_the_lock_within_a_usual_lease() {
+    for after in [4000, 4030, 4070, 4500, 4530, 4666, 4999] {
+        let mut pair = Pair::new();
+        pair.pass(after);
+        let hangs = pair.tabs[0].now;
+        pair.hung[0] = true;
+        pair.pass(1000);
+        let (tab, at) = pair.held[1];
+        assert_eq!(tab, 1);
+        assert!(at - hangs <= ms(510), "{:?}", at - hangs);
+        // The holder is told of that before all else.
+        pair.hung[0] = false;
+        let due = pair.tabs[0].contender.due().unwrap();
+        assert_eq!(due.1, Timer::Expiry);
+        assert!(due.0 <= at);
+    }
+}
+
+#[test]
+fn a_lease_is_written_often_again_if_the_head_does_not_answer() {
+    let mut pair = Pair::new();
+    pair.pass(5000);
+    pair.mute = true;
+    let (writes, _) = pair.count(1000);
+    assert!((4..=8).contains(&writes), "{writes} writes");
+    assert!(pair.lost.is_empty());
+    assert_eq!(
+        pair.record.as_ref().unwrap().len,
+        500,
+        "for whoever else waits"
+    );
+    pair.mute = false;
+    let (writes, _) = pair.count(10_000);
+    assert!(writes <= 22, "{writes} writes");
+    // The head hangs: the holder is none the worse.
+    pair.hung[1] = true;
+    pair.pass(5000);
+    assert!(pair.lost.is_empty() && pair.held.len() == 1);
+}

@@ -269,7 +269,11 @@ impl Contender {
         };
         let soon = now + self.usual_lease() / beats;
         if let Some(keeping) = &mut self.keeping {
-            keeping.next_beat = keeping.next_beat.map(|next| next.min(soon));
+            let is_over = |next: &Now| *next <= now;
+            let later = keeping.next_beat.filter(|next| !is_over(next));
+            keeping.next_beat = keeping
+                .next_beat
+                .map(|_| later.map_or(soon, |next| next.min(soon)));
         }
     }
 

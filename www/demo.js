@@ -240,7 +240,7 @@ function hangHint() {
   const seconds = Number($("hang-seconds").value) || 0;
   const outcome =
     seconds * 1000 > LEASE_MS
-      ? "If this tab holds the lock, a tab that waits takes over 3 s after the last renewal. When this tab wakes, it is told that its lease was lost."
+      ? "If this tab holds the lock, a tab that waits takes over 3 s after the last renewal (up to 12 s, if it has waited for longer than that). When this tab wakes, it is told that its lease was lost."
       : "That is shorter than the 3 s lease: a tab that holds the lock keeps it.";
   setText($("hang-hint"), `This tab will answer to nothing for ${seconds} s. ${outcome}`);
 }

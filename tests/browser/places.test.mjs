@@ -80,25 +80,28 @@ test("calls that wait in the tab end by deadlines and signals, and the next ones
   await holder.evaluate(async (name) => (window.lease = await tabLease.acquire(name)), name);
   await tab.evaluate((name) => {
     window.order = [];
+    window.gaveUp = [];
     const call = (n, options) =>
       tabLease
         .withLease(name, { scope: "request", ...options }, () => order.push(n))
-        .catch((error) => error.name);
+        .catch((error) => (gaveUp.push(n), error.name));
     const quitter = new AbortController();
+    window.quit = () => quitter.abort();
     window.ends = Promise.all([
       ...Array.from({ length: 10 }, (_, n) => call(n)),
       call("late", { timeout: 200 }),
       call("quits", { signal: quitter.signal }),
       call("last"),
     ]);
-    setTimeout(() => quitter.abort(), 100);
   }, name);
   const queued = async () => {
     const { pending } = await holder.evaluate(() => tabLease.query());
     return pending.filter((request) => request.name === name).length;
   };
   await until("the places are taken", async () => (await queued()) === PLACES);
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await tab.evaluate(() => quit());
+  const gaveUp = () => tab.evaluate(() => [...gaveUp].sort().join());
+  await until("the two that wait in the tab have given up", async () => (await gaveUp()) === "late,quits");
   assert.equal(await queued(), PLACES);
   await holder.evaluate(() => lease.release());
   const ends = await tab.evaluate(() => ends);
